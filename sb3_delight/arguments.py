@@ -1,0 +1,41 @@
+"""Checks of what users pass in: every refusal names the argument, its value and what is allowed."""
+
+import math
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
+
+__all__ = ["as_schedule", "is_whole", "require"]
+
+
+def require(holds: bool, name: str, value: Any, allowed: str) -> None:
+    """:raises ValueError: that names the argument, its value and what is allowed, unless the condition holds"""
+    if not holds:
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether the value is a whole number, 1 or more."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
+
+
+def as_schedule(name: str, value: float | str | Schedule) -> FloatSchedule:
+    """A number, a function of the remaining progress, or RL-Zoo's ``"lin_x"`` (linearly from x to 0) as a schedule.
+
+    :param name: of the argument, for the error
+    :raises ValueError: if the value is none of these
+    """
+    allowed = "a number, a function of the remaining progress, or 'lin_' and a number"
+    if isinstance(value, str):
+        number = value.removeprefix("lin_")
+        try:
+            start = float(number)
+        except ValueError:
+            start = math.nan
+        require(not math.isnan(start), name, value, allowed)
+        return FloatSchedule(LinearSchedule(start, 0.0, 1.0) if number != value else start)
+    is_number = isinstance(value, int | float) and not math.isnan(value)
+    require(is_number or callable(value), name, value, allowed)
+    return FloatSchedule(value)

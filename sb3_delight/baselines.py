@@ -1,0 +1,108 @@
+"""Other methods on the same loop, a few lines each: what a comparison with DG should be made against."""
+
+from typing import Any
+
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from torch import Tensor
+
+from sb3_delight import objectives
+from sb3_delight.arguments import as_schedule, require
+from sb3_delight.buffers import Samples
+from sb3_delight.policy_gradient import PolicyGradient
+
+__all__ = ["PPO", "ImportanceWeightedPG", "ScaledPO"]
+
+
+class ImportanceWeightedPG(PolicyGradient):
+    """Policy gradient weighted by the ratio of learner to behaviour probability: the textbook cure for stale data.
+
+    :param policy: see :class:`~sb3_delight.policy_gradient.PolicyGradient`, as for all parameters not listed here
+    :param env: environment, vectorised environment, or registered Gymnasium id
+    :param ratio_clip: upper bound on the ratio (truncated importance sampling); ``None`` for none: unbiased
+    :param kwargs: all other arguments of ``PolicyGradient``
+    """
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 7e-4,
+        *,
+        ratio_clip: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.ratio_clip = ratio_clip
+        super().__init__(policy, env, learning_rate, **kwargs)
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        require(self.ratio_clip is None or self.ratio_clip > 0, "ratio_clip", self.ratio_clip, "positive, or None")
+
+    def _weight(self, log_prob: Tensor, batch: Samples) -> Tensor:
+        return objectives.importance_weight(log_prob, batch.advantages, batch.old_log_prob, self.ratio_clip)
+
+
+class PPO(PolicyGradient):
+    """PPO's clipped objective; with stable-baselines3's settings, the defaults here, its PPO parameter for parameter.
+
+    Without its clipped value loss and early stopping by KL divergence, which are off by default there.
+
+    :param policy: see :class:`~sb3_delight.policy_gradient.PolicyGradient`, as for all parameters not listed here
+    :param env: environment, vectorised environment, or registered Gymnasium id
+    :param clip_range: how far the ratio may move before a row stops pushing. A number, a schedule, or ``"lin_x"``.
+    :param kwargs: all other arguments of ``PolicyGradient``
+    """
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        *,
+        clip_range: float | str | Schedule = 0.2,
+        **kwargs: Any,
+    ) -> None:
+        self.clip_range = clip_range
+        defaults = {"n_steps": 2048, "batch_size": 64, "n_epochs": 10, "advantage_scaling": "standardize"}
+        super().__init__(policy, env, learning_rate, **{**defaults, **kwargs})
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        self.clip_range = as_schedule("clip_range", self.clip_range)
+        require(self._current(self.clip_range) > 0, "clip_range", self._current(self.clip_range), "positive")
+
+    def _weight(self, log_prob: Tensor, batch: Samples) -> Tensor:
+        clip_range = self._current(self.clip_range)
+        weight = objectives.ppo_clip_weight(log_prob, batch.advantages, batch.old_log_prob, clip_range)
+        self._record("clip_fraction", (weight == 0).float().mean())
+        return weight
+
+
+class ScaledPO(PolicyGradient):
+    """Policy gradient whose failures count less (arXiv 2606.03070 v1), for asynchronous actors.
+
+    :param policy: see :class:`~sb3_delight.policy_gradient.PolicyGradient`, as for all parameters not listed here
+    :param env: environment, vectorised environment, or registered Gymnasium id
+    :param negative_scale: weight of rows with a negative advantage; 1 is the plain policy gradient, 0 ignores them
+    :param kwargs: all other arguments of ``PolicyGradient``
+    """
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 7e-4,
+        *,
+        negative_scale: float = 0.2,
+        **kwargs: Any,
+    ) -> None:
+        self.negative_scale = negative_scale
+        super().__init__(policy, env, learning_rate, **kwargs)
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        require(self.negative_scale >= 0, "negative_scale", self.negative_scale, "0 or more")
+
+    def _weight(self, log_prob: Tensor, batch: Samples) -> Tensor:
+        return objectives.scaled_weight(log_prob, batch.advantages, self.negative_scale)

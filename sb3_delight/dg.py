@@ -1,0 +1,64 @@
+"""Delightful policy gradient: rare successes count, rare failures are muted."""
+
+from typing import Any, Literal
+
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from torch import Tensor
+
+from sb3_delight import objectives
+from sb3_delight.arguments import as_schedule, require
+from sb3_delight.buffers import Samples
+from sb3_delight.policy_gradient import PolicyGradient
+
+__all__ = ["DG"]
+
+
+class DG(PolicyGradient):
+    """Delightful policy gradient (arXiv 2603.14608): each row weighs sigmoid(delight / temperature).
+
+    Delight is advantage x surprisal, surprisal is -log pi under the learner's current policy, so no behaviour
+    probabilities are needed: rows may come from stale or buggy actors (2603.20521).
+
+    :param policy: see :class:`~sb3_delight.policy_gradient.PolicyGradient`, as for all parameters not listed here
+    :param env: environment, vectorised environment, or registered Gymnasium id
+    :param temperature: how softly delight gates, in reward x nats. Towards 0 only positive delight counts and policies
+        keep more noise; towards ``inf`` all rows count half, as in a plain policy gradient. 0 and ``inf`` are exact.
+        The papers use 1; raise it for continuous actions, whose surprisal is several nats for *every* action. A number,
+        a schedule of the remaining progress, or ``"lin_x"``.
+    :param normalize_delight: divide delight by its root mean square over the gradient step (never centred), so that one
+        temperature means the same on a task of two actions and on one of 17 dimensions
+    :param advantage_scaling: as in ``PolicyGradient``, but ``"scale"`` by default: it puts the advantage, hence the
+        temperature, in units of its own spread
+    :param kwargs: all other arguments of ``PolicyGradient``
+    :raises ValueError: for an argument outside its range; it names the argument
+    """
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 7e-4,
+        *,
+        temperature: float | str | Schedule = 1.0,
+        normalize_delight: bool = False,
+        advantage_scaling: Literal["off", "scale", "standardize"] = "scale",
+        **kwargs: Any,
+    ) -> None:
+        self.temperature = temperature
+        self.normalize_delight = normalize_delight
+        super().__init__(policy, env, learning_rate, advantage_scaling=advantage_scaling, **kwargs)
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        self.temperature = as_schedule("temperature", self.temperature)
+        now = self._current(self.temperature)
+        require(now >= 0, "temperature", now, "positive, 0 (hard gate) or inf (half the policy gradient)")
+
+    def _weight(self, log_prob: Tensor, batch: Samples) -> Tensor:
+        delight = objectives.delight(log_prob, batch.advantages, self.surprisal_clip)
+        if self.normalize_delight:
+            delight = objectives.scale_by_rms(delight)
+        weight = objectives.gate(delight, self._current(self.temperature))
+        self._record("gate_mean", weight.mean())
+        return weight

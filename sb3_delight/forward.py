@@ -1,0 +1,75 @@
+"""Forward passes through a stable-baselines3 policy for just the rows that are paid for."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor
+from torch.distributions import Distribution
+
+from sb3_delight.buffers import Samples, take_slice
+from sb3_delight.minibatches import Rows
+
+__all__ = ["evaluate_log_prob", "evaluate_rows", "unvalidated_distributions"]
+
+
+def evaluate_rows(
+    policy: ActorCriticPolicy, batch: Samples, rows: Rows
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Values of the critic's rows, log-probabilities and entropies of the actor's; no row passes a layer twice.
+
+    :param policy: any actor-critic policy of stable-baselines3
+    :param batch: the rows paid for, ``[rows.n_paid]``, in the order of ``rows``
+    :return: values ``[n_critic]``, log-probabilities ``[n_actor]``, entropies ``[n_actor]``. No values or
+        log-probabilities (``None``) if no row pays for them, and no entropies if the distribution has no closed form.
+    """
+    actions = _actions(policy, batch)
+    if rows.n_actor == rows.n_critic == rows.n_paid:
+        values, log_prob, entropy = policy.evaluate_actions(batch.observations, actions)
+        return values.flatten(), log_prob, entropy
+    features = None
+    if policy.share_features_extractor:
+        features = policy.extract_features(batch.observations)
+    values, log_prob, entropy = None, None, None  # type: ignore[assignment]
+    if rows.n_actor:
+        if isinstance(features, Tensor):
+            latent = policy.mlp_extractor.forward_actor(features[rows.actor])
+            distribution = policy._get_action_dist_from_latent(latent)
+        else:
+            distribution = policy.get_distribution(take_slice(batch, rows.actor).observations)
+        log_prob, entropy = distribution.log_prob(actions[rows.actor]), distribution.entropy()
+    if rows.n_critic:
+        if isinstance(features, Tensor):
+            values = policy.value_net(policy.mlp_extractor.forward_critic(features[rows.critic])).flatten()
+        else:
+            critic_observations = take_slice(batch, rows.critic).observations
+            values = policy.predict_values(critic_observations).flatten()
+    return values, log_prob, entropy
+
+
+@torch.no_grad()
+def evaluate_log_prob(policy: ActorCriticPolicy, rollout: Samples, batch_size: int | None) -> Tensor:
+    """Log-probabilities ``[B]`` of a rollout under the current policy, by minibatches, without gradient."""
+    n_rows = len(rollout.actions)
+    step = batch_size or n_rows
+    batches = [take_slice(rollout, slice(start, start + step)) for start in range(0, n_rows, step)]
+    parts = [policy.get_distribution(batch.observations).log_prob(_actions(policy, batch)) for batch in batches]
+    return torch.cat(parts)
+
+
+@contextmanager
+def unvalidated_distributions() -> Iterator[None]:
+    """torch's argument checks read the device at every call; the training loop checks rollout and gradients itself."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
+
+
+def _actions(policy: ActorCriticPolicy, batch: Samples) -> Tensor:
+    """Actions as the policy's distribution expects them."""
+    return batch.actions.long().flatten() if isinstance(policy.action_space, spaces.Discrete) else batch.actions

@@ -1,0 +1,127 @@
+"""The Kondo gate: samples that do not spark joy never enter the network."""
+
+import math
+from typing import Any, Literal
+
+import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from torch import Tensor
+
+from sb3_delight import objectives
+from sb3_delight.arguments import as_schedule, require
+from sb3_delight.buffers import Samples
+from sb3_delight.forward import evaluate_log_prob
+from sb3_delight.policy_gradient import PolicyGradient
+
+__all__ = ["KondoDG", "Priority"]
+
+Priority = Literal["delight", "advantage", "abs_advantage", "surprisal", "additive", "random"]
+
+
+class KondoDG(PolicyGradient):
+    """The Kondo gate (arXiv 2603.20526): a coin with delight's gate decides which rows pay for a backward pass.
+
+    Kept rows weigh 1, dropped rows enter no forward and no backward pass, and the sum is divided by the whole batch: at
+    price 0 its expectation is DG's gradient. A row is judged by the log-probability that the rollout stored, which is
+    free and, for one pass over a fresh rollout, is exact.
+
+    :param policy: see :class:`~sb3_delight.policy_gradient.PolicyGradient`, as for all parameters not listed here
+    :param env: environment, vectorised environment, or registered Gymnasium id
+    :param gate_rate: share of rows to keep, in (0, 1]; the price follows. With a hard gate exactly
+        ``ceil(gate_rate * B)`` of B rows are kept, ties included. Lower is cheaper and greedier.
+    :param price: delight that a row must exceed, if ``gate_rate`` is ``None``. 0, the default, keeps positive delight:
+        for probabilities, every row with a positive advantage. Raise it to keep fewer.
+    :param temperature: of the gate, in reward x nats. 0 is the hard gate, with no coin; a positive one keeps any row
+        now and then, as often as DG would weigh it. A number, a schedule of the remaining progress, or ``"lin_x"``.
+    :param priority: what the gate judges. ``"delight"`` is the method; ``"advantage"``, ``"abs_advantage"``,
+        ``"surprisal"``, ``"additive"`` and ``"random"`` are its controls, without which no claim about it is worth
+        anything. ``"random"`` needs a ``gate_rate``.
+    :param additive_alpha: for ``"additive"``, alpha x advantage + (1 - alpha) x surprisal
+    :param critic_rate: share of rows, drawn uniformly at random, that pay for the value loss, in (0, 1]. The critic is
+        never gated by delight: fitted to kept rows alone it would overestimate. But at 1 the critic's own passes cap
+        the saving, at 2x with separate networks and at none with a shared feature extractor.
+    :param screen: ``"stored"`` judges by the rollout's log-probabilities; ``"recompute"`` by the current policy's, for
+        the price of one forward pass without gradient: for rollouts of stale actors
+    :param normalize_delight: divide the judged score by its root mean square over the rollout (never centred), so that
+        one price and temperature mean the same on different tasks
+    :param advantage_scaling: as in ``PolicyGradient``, but ``"scale"`` by default
+    :param kwargs: all other arguments of ``PolicyGradient``
+    :raises ValueError: for an argument outside its range, or ``gate_rate`` together with a price; it names the argument
+    """
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 7e-4,
+        *,
+        gate_rate: float | None = None,
+        price: float = 0.0,
+        temperature: float | str | Schedule = 0.0,
+        priority: Priority = "delight",
+        additive_alpha: float = 0.5,
+        critic_rate: float = 1.0,
+        screen: Literal["stored", "recompute"] = "stored",
+        normalize_delight: bool = False,
+        advantage_scaling: Literal["off", "scale", "standardize"] = "scale",
+        **kwargs: Any,
+    ) -> None:
+        self.gate_rate = gate_rate
+        self.price = price
+        self.temperature = temperature
+        self.priority = priority
+        self.additive_alpha = additive_alpha
+        self.critic_rate = critic_rate
+        self.screen = screen
+        self.normalize_delight = normalize_delight
+        super().__init__(policy, env, learning_rate, advantage_scaling=advantage_scaling, **kwargs)
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        rate, n_rows = self.gate_rate, self.n_steps * self.n_envs
+        if rate is not None:
+            require(0 < rate <= 1, "gate_rate", rate, "in (0, 1], or None")
+            require(self.price == 0, "price", self.price, "0 where gate_rate is given: the price then follows from it")
+            require(rate * n_rows >= 1, "gate_rate", rate, f"at least one of the {n_rows} rows of n_steps * n_envs")
+        require(math.isfinite(self.price), "price", self.price, "a finite number")
+        require(
+            self.priority in objectives.PRIORITIES, "priority", self.priority, f"one of {list(objectives.PRIORITIES)}"
+        )
+        require(self.priority != "random" or rate is not None, "gate_rate", rate, "given where priority is 'random'")
+        require(0 <= self.additive_alpha <= 1, "additive_alpha", self.additive_alpha, "in [0, 1]")
+        require(0 < self.critic_rate <= 1, "critic_rate", self.critic_rate, "in (0, 1]")
+        require(self.screen in ("stored", "recompute"), "screen", self.screen, "'stored' or 'recompute'")
+        self.temperature = as_schedule("temperature", self.temperature)
+        now = self._current(self.temperature)
+        allowed = (
+            "0 (hard gate) or positive" if rate is None else "0 (hard gate), or positive and finite, with a gate_rate"
+        )
+        require(now >= 0 and (rate is None or now < math.inf), "temperature", now, allowed)
+        require(rate != 1 or now == 0, "gate_rate", rate, "below 1 with a positive temperature")
+
+    def _select(self, rollout: Samples) -> Tensor | None:
+        log_prob = rollout.old_log_prob
+        if self.screen == "recompute":
+            log_prob = evaluate_log_prob(self.policy, rollout, self.batch_size)
+            self.screen_rows += len(log_prob)
+        advantages, clip, alpha = rollout.advantages, self.surprisal_clip, self.additive_alpha
+        score = objectives.priority(self.priority, log_prob, advantages, clip, alpha)
+        if self.normalize_delight:
+            score = objectives.scale_by_rms(score)
+        temperature = self._current(self.temperature)
+        if self.gate_rate is not None and temperature == 0:
+            kept = objectives.top_rows(score, self.gate_rate)
+            self._record("gate_mean", len(kept) / len(score))
+            self._record("price", score[kept].min())
+            return kept
+        price: Tensor | float = self.price
+        if self.gate_rate is not None:
+            price = objectives.price_for_rate(score, self.gate_rate, temperature)
+        gate = objectives.gate(score, temperature, price)
+        self._record("gate_mean", gate.mean())
+        self._record("price", price)
+        return torch.bernoulli(gate).nonzero().flatten()
+
+    def _critic_row_count(self, n_rows: int) -> int:
+        return objectives.rows_at_rate(n_rows, self.critic_rate)

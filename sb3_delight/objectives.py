@@ -1,0 +1,476 @@
+r"""The equations: surprisal, delight, the gate and its price, one weight per method, and the one loss they share.
+
+Every method in this field is a detached weight :math:`w` on the same term,
+
+.. math:: g = \frac{1}{B} \sum_t w_t \, A_t \, \nabla \log \pi(a_t \mid s_t),
+
+so a method *is* its weight: call :func:`policy_gradient_loss` with it and take the gradient.
+The printed loss value is not comparable between methods or libraries; its gradient is.
+
+This module needs nothing but torch, so that it also serves trainers that never saw stable-baselines3.
+
+Shapes. ``log_prob`` (nats) has any shape. ``advantage`` and ``behaviour_log_prob`` are scalars, or have as many
+dimensions as ``log_prob`` with every size equal to its size or to 1. So one advantage per sequence meets per-token
+log-probabilities ``[B, T]`` as ``[B, 1]``; ``[B]`` is refused, because it would silently broadcast along time.
+Units. ``advantage`` is in units of reward; delight, price and temperature are in reward x nats.
+
+Sources. DG: Delightful Policy Gradient (arXiv 2603.14608). DDG: Delightful Distributed Policy Gradient (2603.20521).
+Kondo: Does This Gradient Spark Joy? (2603.20526). Asynchronous post-training weights: 2606.03070.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "PRIORITIES",
+    "asympo_weight",
+    "delight",
+    "dg_weight",
+    "gate",
+    "importance_weight",
+    "pg_weight",
+    "policy_gradient_loss",
+    "ppo_clip_weight",
+    "price_for_rate",
+    "priority",
+    "rows_at_rate",
+    "scale_by_rms",
+    "scaled_weight",
+    "sequence_mean",
+    "simple_po_weight",
+    "standardize",
+    "surprisal",
+    "top_rows",
+]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Delight
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def surprisal(log_prob: Tensor, clip: float | None = None) -> Tensor:
+    r"""How unlikely the *learner* found its action, :math:`\ell = -\log \pi(a \mid s)`.
+
+    :param log_prob: log-probability, or log-density for continuous actions, under the learner's current policy, ``[*]``
+    :param clip: bound on both sides. Needed for densities, whose surprisal depends on the action's units and can be
+        negative (DG, Algorithm 2 uses 10); ``None`` leaves it unbounded.
+    :return: surprisal in nats, ``[*]``, without gradient
+    :raises ValueError: if ``clip`` is not positive
+    """
+    if clip is None:
+        return -log_prob
+    if not clip > 0:
+        raise ValueError(f"clip must be a positive number of nats or None, got {clip!r}")
+    return (-log_prob).clamp(-clip, clip)
+
+
+@torch.no_grad()
+def delight(log_prob: Tensor, advantage: Tensor, clip: float | None = None) -> Tensor:
+    r"""Delight :math:`\chi = A \, \ell`: large for a rare success, very negative for a rare failure (DG, section 2).
+
+    :param log_prob: log-probability under the learner's current policy, ``[*]``
+    :param advantage: see the module's note on shapes
+    :param clip: bound on the surprisal, see :func:`surprisal`
+    :return: delight in reward x nats, ``[*]``, without gradient
+    """
+    return priority("delight", log_prob, advantage, clip)
+
+
+@torch.no_grad()
+def priority(
+    name: str, log_prob: Tensor, advantage: Tensor, clip: float | None = None, additive_alpha: float = 0.5
+) -> Tensor:
+    r"""The score a gate judges by: delight, or one of the controls that its ablation needs (Kondo, priority ablation).
+
+    :param name: ``"delight"``, ``"advantage"``, ``"abs_advantage"``, ``"surprisal"``, ``"additive"``
+        (:math:`\alpha A + (1-\alpha) \ell`), or ``"random"`` (uniform in [0, 1))
+    :param log_prob: log-probability under the learner's current policy, ``[*]``
+    :param advantage: see the module's note on shapes
+    :param clip: bound on the surprisal, see :func:`surprisal`
+    :param additive_alpha: :math:`\alpha`
+    :return: score, ``[*]``, without gradient
+    :raises ValueError: if the name is none of these
+    """
+    _check_shapes(log_prob, advantage=advantage)
+    if name not in PRIORITIES:
+        raise ValueError(f"priority must be one of {list(PRIORITIES)}, got {name!r}")
+    return PRIORITIES[name](surprisal(log_prob, clip), advantage, additive_alpha).expand(log_prob.shape)
+
+
+PRIORITIES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "delight": lambda surprisal, advantage, _: advantage * surprisal,
+    "advantage": lambda surprisal, advantage, _: advantage,
+    "abs_advantage": lambda surprisal, advantage, _: advantage.abs(),
+    "surprisal": lambda surprisal, advantage, _: surprisal,
+    "additive": lambda surprisal, advantage, alpha: alpha * advantage + (1 - alpha) * surprisal,
+    "random": lambda surprisal, advantage, _: torch.rand_like(surprisal),
+}
+"""Score by name: ``(surprisal, advantage, additive_alpha) -> score``."""
+
+
+@torch.no_grad()
+def sequence_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean over the tokens of each sequence, for scores that must keep or drop whole sequences.
+
+    The Kondo gate needs it: keeping the most delightful *tokens* does not learn what keeping the most delightful
+    *sequences* does. Its score is the mean token delight.
+
+    :param values: ``[B, T]``
+    :param mask: 1 for tokens that count, ``[B, T]``; ``None`` counts all
+    :return: ``[B]``; 0 for a sequence without counted tokens
+    :raises ValueError: if the shapes differ or ``values`` is not two-dimensional
+    """
+    counted = _token_mask(values, mask)
+    return values.masked_fill(~counted, 0).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
+
+
+@torch.no_grad()
+def scale_by_rms(values: Tensor) -> Tensor:
+    """Divide by the root mean square: unit scale without moving zero, so that no sign changes.
+
+    Standardising would centre, and centring flips signs: of advantages, hence of delight.
+    All-zero values stay zero; a single value, or equal values, become +1 or -1.
+
+    :param values: ``[*]``
+    :return: ``[*]``
+    """
+    return values / (values.square().mean().sqrt() + 1e-8)
+
+
+@torch.no_grad()
+def standardize(values: Tensor) -> Tensor:
+    """Subtract the mean and divide by the standard deviation, as stable-baselines3 does to advantages.
+
+    A single value is returned unchanged (its standard deviation is undefined); equal values become 0.
+
+    :param values: ``[*]``
+    :return: ``[*]``
+    """
+    if values.numel() < 2:
+        return values
+    return (values - values.mean()) / (values.std() + 1e-8)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The gate and its price
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def gate(delight: Tensor, temperature: float = 1.0, price: float | Tensor = 0.0) -> Tensor:
+    r"""The gate :math:`w = \sigma((\chi - \lambda)/\eta)`, which maximises :math:`w(\chi-\lambda) + \eta H(w)`.
+
+    Its limits are exact: temperature 0 is the hard gate :math:`1[\chi > \lambda]`, temperature ``inf`` is 1/2.
+
+    :param delight: delight, or any other score, ``[*]``
+    :param temperature: softness :math:`\eta` of the gate, in units of delight; 0 and ``inf`` are allowed
+    :param price: what one sample must be worth, :math:`\lambda`, in units of delight
+    :return: gate in [0, 1], ``[*]``, without gradient
+    :raises ValueError: if ``temperature`` is negative or NaN
+    """
+    _check_temperature(temperature)
+    if temperature == 0:
+        return (delight > price).to(delight.dtype)
+    if math.isinf(temperature):
+        return torch.full_like(delight, 0.5)
+    return torch.sigmoid((delight - price) / temperature)
+
+
+def rows_at_rate(n_rows: int, rate: float) -> int:
+    """How many of ``n_rows`` a rate keeps: the ceiling of ``rate * n_rows``, robust to float noise (7 of 100 at .07).
+
+    :raises ValueError: if ``rate`` is outside (0, 1]
+    """
+    _check_rate(rate)
+    return min(n_rows, math.ceil(round(rate * n_rows, 6)))
+
+
+@torch.no_grad()
+def top_rows(score: Tensor, rate: float) -> Tensor:
+    """Rows with the highest score, exactly ``ceil(rate * B)`` of them: ties are broken, never kept in excess.
+
+    The number of rows is known from the shape alone, so nothing is read back from the device.
+
+    :param score: ``[B]``
+    :param rate: share of rows to keep, in (0, 1]
+    :return: row numbers, ``[ceil(rate * B)]``, highest score first
+    :raises ValueError: if ``rate`` is outside (0, 1]
+    """
+    return torch.topk(score, rows_at_rate(score.shape[0], rate)).indices
+
+
+@torch.no_grad()
+def price_for_rate(delight: Tensor, rate: float, temperature: float = 0.0) -> Tensor:
+    r"""The price :math:`\lambda` at which the mean gate :math:`\frac1B \sum \sigma((\chi-\lambda)/\eta)` is the rate.
+
+    Exact for hard and soft gates alike. With temperature 0 the mean gate is ``ceil(rate * B) / B``, or less where equal
+    delights straddle the boundary (:func:`top_rows` breaks such ties). With a positive temperature the price is
+    solved for, not taken from a quantile: a quantile prices a soft gate wrongly (a target of .1 would keep about .27).
+
+    :param delight: delight, or any other score, ``[*]``, finite, not empty
+    :param rate: wanted mean gate, in (0, 1]; below 1 if the temperature is positive
+    :param temperature: of the gate, in units of delight; finite
+    :return: the price, a scalar tensor on the device of ``delight``; nothing is read back
+    :raises ValueError: if ``rate`` or ``temperature`` is outside its range, or ``delight`` is empty
+    """
+    _check_rate(rate)
+    _check_temperature(temperature)
+    if math.isinf(temperature):
+        raise ValueError("temperature must be finite to solve for a price: an infinite one fixes the gate at 1/2")
+    if delight.numel() == 0:
+        raise ValueError("delight must hold at least one value, got an empty tensor")
+    flat = delight.flatten()
+    if temperature == 0:
+        kept = rows_at_rate(flat.numel(), rate)
+        if kept == flat.numel():
+            return torch.nextafter(flat.min(), flat.new_tensor(-math.inf))
+        return torch.topk(flat, kept + 1).values[-1]
+    if rate == 1:
+        raise ValueError("rate must be below 1 for a soft gate: sigmoid never reaches 1")
+    # If all delights were c, the price would be c - temperature * logit(rate): that brackets the root.
+    wide = flat.double()
+    margin = temperature * (math.log(rate) - math.log1p(-rate))
+    low, high = wide.min() - margin, wide.max() - margin
+    for _ in range(64):  # halves the bracket to the last bit of a double, without a look at the values
+        middle = (low + high) / 2
+        too_cheap = torch.sigmoid((wide - middle) / temperature).mean() > rate
+        low, high = torch.where(too_cheap, middle, low), torch.where(too_cheap, high, middle)
+    return ((low + high) / 2).to(delight.dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One weight per method
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def pg_weight(log_prob: Tensor, advantage: Tensor) -> Tensor:
+    """Plain policy gradient (REINFORCE with a baseline, A2C): every sample weighs 1.
+
+    :return: ones, ``[*]``
+    """
+    _check_shapes(log_prob, advantage=advantage)
+    return torch.ones_like(log_prob)
+
+
+@torch.no_grad()
+def dg_weight(log_prob: Tensor, advantage: Tensor, temperature: float = 1.0, clip: float | None = None) -> Tensor:
+    r"""Delightful policy gradient: :math:`\sigma(A \ell / \eta)` (DG, Algorithm 1; with ``clip=10``, Algorithm 2).
+
+    Temperature ``inf`` is half the plain policy gradient, temperature 0 keeps positive delight only.
+
+    :param log_prob: log-probability under the learner's current policy, ``[*]``
+    :param advantage: see the module's note on shapes
+    :param temperature: of the gate, in reward x nats
+    :param clip: bound on the surprisal inside the gate
+    :return: weight in [0, 1], ``[*]``
+    """
+    return gate(delight(log_prob, advantage, clip), temperature)
+
+
+@torch.no_grad()
+def importance_weight(
+    log_prob: Tensor, advantage: Tensor, behaviour_log_prob: Tensor, clip: float | None = None
+) -> Tensor:
+    r"""Importance-weighted policy gradient: the ratio :math:`r = \pi/\mu` of learner to behaviour probability.
+
+    :param log_prob: log-probability under the learner's current policy, ``[*]``
+    :param advantage: see the module's note on shapes
+    :param behaviour_log_prob: log-probability under the policy that acted
+    :param clip: upper bound on the ratio (truncated importance sampling); ``None`` leaves it unbounded, and unbiased
+    :return: weight, ``[*]``
+    :raises ValueError: if ``clip`` is not positive
+    """
+    _check_shapes(log_prob, advantage=advantage, behaviour_log_prob=behaviour_log_prob)
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip must be a positive ratio or None, got {clip!r}")
+    ratio = torch.exp(log_prob - behaviour_log_prob)
+    return ratio if clip is None else ratio.clamp(max=clip)
+
+
+@torch.no_grad()
+def ppo_clip_weight(log_prob: Tensor, advantage: Tensor, behaviour_log_prob: Tensor, clip_range: float = 0.2) -> Tensor:
+    r"""PPO: the ratio :math:`r`, or 0 once it has moved past :math:`1 \pm \epsilon` in the advantage's direction.
+
+    Has exactly the gradient of :math:`\min(rA, \mathrm{clip}(r, 1-\epsilon, 1+\epsilon) A)` (Schulman et al., 2017).
+
+    :param log_prob: log-probability under the learner's current policy, ``[*]``
+    :param advantage: see the module's note on shapes
+    :param behaviour_log_prob: log-probability under the policy that acted
+    :param clip_range: :math:`\epsilon`
+    :return: weight, ``[*]``
+    :raises ValueError: if ``clip_range`` is not positive
+    """
+    _check_positive("clip_range", clip_range)
+    ratio = importance_weight(log_prob, advantage, behaviour_log_prob)
+    clipped = torch.where(advantage > 0, ratio > 1 + clip_range, ratio < 1 - clip_range)
+    return ratio.masked_fill(clipped, 0)
+
+
+@torch.no_grad()
+def simple_po_weight(
+    log_prob: Tensor, advantage: Tensor, behaviour_log_prob: Tensor, clip_range: float = 0.2
+) -> Tensor:
+    r"""Simple policy optimisation: :math:`r (1 - \mathrm{sign}(A)(r-1)/\epsilon)`, PPO's clip as a quadratic penalty.
+
+    Has exactly the gradient of :math:`rA - |A| (r-1)^2 / (2\epsilon)` (Xie et al., 2024).
+
+    :param log_prob: log-probability under the learner's current policy, ``[*]``
+    :param advantage: see the module's note on shapes
+    :param behaviour_log_prob: log-probability under the policy that acted
+    :param clip_range: :math:`\epsilon`
+    :return: weight, negative once the ratio is past :math:`1 \pm \epsilon` in the advantage's direction, ``[*]``
+    :raises ValueError: if ``clip_range`` is not positive
+    """
+    _check_positive("clip_range", clip_range)
+    ratio = importance_weight(log_prob, advantage, behaviour_log_prob)
+    return ratio * (1 - torch.sign(advantage) * (ratio - 1) / clip_range)
+
+
+@torch.no_grad()
+def scaled_weight(log_prob: Tensor, advantage: Tensor, negative_scale: float = 0.2) -> Tensor:
+    r"""Scaled PO: 1 where :math:`A \ge 0`, :math:`\alpha` where :math:`A < 0` (2606.03070 v1, which uses 0.2).
+
+    :param log_prob: log-probability under the learner's current policy, ``[*]``
+    :param advantage: see the module's note on shapes; the source takes reward minus the group's mean
+    :param negative_scale: :math:`\alpha`; 1 is the plain policy gradient, 0 learns from successes only
+    :return: weight, ``[*]``
+    :raises ValueError: if ``negative_scale`` is negative, infinite or NaN
+    """
+    _check_shapes(log_prob, advantage=advantage)
+    if not 0 <= negative_scale < math.inf:
+        raise ValueError(f"negative_scale must be a finite number, 0 or more, got {negative_scale!r}")
+    return torch.where(advantage < 0, negative_scale, 1.0).to(log_prob.dtype).expand(log_prob.shape)
+
+
+@torch.no_grad()
+def asympo_weight(
+    log_prob: Tensor,
+    advantage: Tensor,
+    mask: Tensor | None = None,
+    p_low: float | None = 0.01,
+    p_high: float | None = 0.99,
+    surprisal_floor: float = 1e-3,
+) -> Tensor:
+    r"""ASymPO: divide each response's term by its mean surprisal :math:`S` (2606.03070 v1).
+
+    The loss is :math:`\frac1B \sum_b A_b S_b / \mathrm{sg}(S_b)`, :math:`S_b = -\frac1m \sum_i \log \pi_i`, so a token
+    of a response with :math:`m` tokens weighs :math:`1/(m S_b)`. **Pass** ``batch_size=B`` (the number of responses) to
+    :func:`policy_gradient_loss`. Advantages must sum to zero over the group: centre them.
+
+    The stable form, the default, stops pushing a token that is already likely enough to be left alone
+    (:math:`\pi > p_{high}` and :math:`A \ge 0`) or unlikely enough (:math:`\pi < p_{low}` and :math:`A < 0`): its
+    log-probability enters :math:`S` clamped and its weight is 0.
+
+    :param log_prob: per token, under the learner's current policy, ``[B, T]``
+    :param advantage: ``[B, 1]`` (one per response) or ``[B, T]``
+    :param mask: 1 for tokens of the response, 0 for prompt and padding, ``[B, T]``; ``None`` counts all
+    :param p_low: lower bound of the stable form; ``None`` for the plain form
+    :param p_high: upper bound of the stable form; ``None`` for the plain form
+    :param surprisal_floor: lower bound on :math:`S`, so that a certain response does not divide by zero
+    :return: weight, ``[B, T]``, 0 outside the mask
+    :raises ValueError: if a shape is not as stated, or a bound is outside (0, 1)
+    """
+    _check_shapes(log_prob, advantage=advantage)
+    for name, bound in (("p_low", p_low), ("p_high", p_high)):
+        if bound is not None and not 0 < bound < 1:
+            raise ValueError(f"{name} must be a probability in (0, 1) or None, got {bound!r}")
+    _check_positive("surprisal_floor", surprisal_floor)
+    counted = _token_mask(log_prob, mask)
+    tokens = counted.sum(dim=1, keepdim=True).clamp(min=1)
+    bounded = log_prob
+    if p_high is not None:
+        bounded = torch.where(advantage >= 0, bounded.clamp(max=math.log(p_high)), bounded)
+    if p_low is not None:
+        bounded = torch.where(advantage < 0, bounded.clamp(min=math.log(p_low)), bounded)
+    mean_surprisal = -bounded.masked_fill(~counted, 0).sum(dim=1, keepdim=True) / tokens
+    pushed = counted & (bounded == log_prob)
+    return pushed / (tokens * mean_surprisal.clamp(min=surprisal_floor))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The loss
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def policy_gradient_loss(
+    log_prob: Tensor,
+    advantage: Tensor,
+    weight: Tensor,
+    batch_size: int | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    r"""The one loss: :math:`-\frac1B \sum_t \mathrm{sg}(w_t A_t) \log \pi(a_t \mid s_t)`.
+
+    Rows that a gate dropped count as zeros: give ``batch_size`` the size of the *whole* batch, dropped rows included.
+    So a hard gate at price 0 with coins drawn from the soft gate estimates the gradient of DG without bias (Kondo).
+
+    :param log_prob: log-probability under the learner's current policy, ``[*]``; the gradient flows through it alone
+    :param advantage: see the module's note on shapes
+    :param weight: of any function above, shaped like ``advantage`` or like ``log_prob``; taken as a constant
+    :param batch_size: :math:`B`; by default the number of terms (of counted terms, if there is a mask)
+    :param mask: 1 for terms that count, shaped like ``log_prob``; the others contribute nothing, whatever they hold
+    :return: scalar
+    :raises ValueError: if the shapes do not fit, or ``batch_size`` is below 1
+    """
+    _check_shapes(log_prob, advantage=advantage, weight=weight)
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size!r}")
+    term = (weight * advantage).detach() * log_prob
+    if mask is None:
+        return -term.sum() / (batch_size or max(term.numel(), 1))
+    if mask.shape != log_prob.shape:
+        raise ValueError(f"mask must have log_prob's shape {tuple(log_prob.shape)}, got {tuple(mask.shape)}")
+    counted = mask.to(torch.bool)
+    return -term.masked_fill(~counted, 0).sum() / (batch_size or counted.sum().clamp(min=1))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _check_shapes(log_prob: Tensor, **others: Tensor) -> None:
+    """Each other tensor must be a scalar, or fit ``log_prob`` dimension by dimension: nothing may broadcast it."""
+    for name, other in others.items():
+        fits = other.ndim == 0 or (
+            other.ndim == log_prob.ndim
+            and all(size in (1, wanted) for size, wanted in zip(other.shape, log_prob.shape, strict=True))
+        )
+        if not fits:
+            raise ValueError(
+                f"{name} must be a scalar, or have {log_prob.ndim} dimension(s) with each size equal to log_prob's "
+                f"or to 1: log_prob is {tuple(log_prob.shape)}, {name} is {tuple(other.shape)}"
+            )
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature >= 0:
+        raise ValueError(
+            f"temperature must be 0 (hard gate), positive, or inf (half the policy gradient), got {temperature!r}"
+        )
+
+
+def _check_rate(rate: float) -> None:
+    if not 0 < rate <= 1:
+        raise ValueError(f"rate must be in (0, 1], got {rate!r}")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a positive, finite number, got {value!r}")
+
+
+def _token_mask(values: Tensor, mask: Tensor | None) -> Tensor:
+    if values.ndim != 2:
+        raise ValueError(f"sequences must be [B, T], got shape {tuple(values.shape)}")
+    if mask is None:
+        return torch.ones_like(values, dtype=torch.bool)
+    if mask.shape != values.shape:
+        raise ValueError(f"mask must have the shape {tuple(values.shape)} of the sequences, got {tuple(mask.shape)}")
+    return mask.to(torch.bool)

@@ -1,0 +1,362 @@
+"""The training loop, written once. A method on top of it makes at most two decisions: ``_weight`` and ``_select``."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    BasePolicy,
+    MultiInputActorCriticPolicy,
+)
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+from torch.nn import functional
+
+from sb3_delight import objectives
+from sb3_delight.arguments import is_whole, require
+from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout, map_observations, take, take_slice
+from sb3_delight.forward import evaluate_rows, unvalidated_distributions
+from sb3_delight.minibatches import Rows, deal_rows
+from sb3_delight.returns import explained_variance
+
+__all__ = ["PolicyGradient"]
+
+SelfPolicyGradient = TypeVar("SelfPolicyGradient", bound="PolicyGradient")
+
+ADVANTAGE_SCALING: dict[str, Callable[[Tensor], Tensor]] = {
+    "off": lambda advantages: advantages,
+    "scale": objectives.scale_by_rms,
+    "standardize": objectives.standardize,
+}
+
+
+class PolicyGradient(OnPolicyAlgorithm):
+    """Policy gradient with a learned critic: :math:`g = B^{-1} \\sum_t w_t A_t \\nabla \\log \\pi(a_t | s_t)`.
+
+    As it stands every row weighs 1: with the same settings it is stable-baselines3's A2C, parameter for parameter.
+    A subclass decides what a row is worth (:meth:`_weight`) and which rows pay for a backward pass (:meth:`_select`).
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or an ``ActorCriticPolicy`` class
+    :param env: environment, vectorised environment, or registered Gymnasium id
+    :param learning_rate: constant, or function of the remaining progress (1 to 0). Lower it if ``train/std`` or the
+        return jumps between updates.
+    :param n_steps: steps of every environment per update; a rollout has ``n_steps * n_envs`` rows. Raise it for less
+        noisy, less frequent updates.
+    :param batch_size: rows of one gradient step; ``None``, or more than there are, is the whole rollout
+    :param n_epochs: passes over a rollout. Above 1 the data grows stale between gradient steps: PPO's clip is made for
+        that, the plain and the delightful weight are not (four passes made DG diverge), so leave it at 1 for those.
+    :param gamma: discount
+    :param gae_lambda: 1 is the Monte-Carlo advantage (more variance), 0 the one-step one (more bias)
+    :param ent_coef: weight of the entropy bonus. The delightful weight already holds one, of about
+        ``Var(A) / (4 * temperature)``.
+    :param vf_coef: weight of the value loss, which shares the optimiser and the gradient norm with the policy's
+    :param max_grad_norm: the gradient is scaled down to this norm
+    :param advantage_scaling: ``"off"``; ``"scale"`` divides by the root mean square, which keeps every sign;
+        ``"standardize"`` also centres, as stable-baselines3's ``normalize_advantage`` does. Statistics are those of all
+        rows of the gradient step (for a gate: of the rollout). One row, or equal ones: +-1, and for standardisation
+        itself and 0; all-zero advantages stay zero.
+    :param surprisal_clip: bound on the surprisal inside delight, in nats; ``None`` for none (DG, Algorithm 2: 10)
+    :param use_sde: generalised state-dependent exploration instead of independent noise (continuous actions)
+    :param sde_sample_freq: steps between its new noise matrices; -1 draws one per rollout
+    :param rollout_buffer_class: default :class:`~sb3_delight.buffers.DeviceRolloutBuffer`, for every observation space
+    :param rollout_buffer_kwargs: its further arguments
+    :param stats_window_size: episodes averaged in the ``rollout/`` statistics
+    :param tensorboard_log: directory of the TensorBoard log; ``None`` writes none
+    :param policy_kwargs: arguments of the policy. Its optimiser is Adam, fused, unless they name another.
+    :param verbose: 0 nothing, 1 information, 2 debugging
+    :param seed: of every pseudo-random generator; runs with equal seeds are identical on CPU
+    :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+    :param _init_setup_model: whether to build the network at once
+    :raises ValueError: for an argument outside its range, or an unsupported space; it names the argument
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ActorCriticPolicy,
+        "CnnPolicy": ActorCriticCnnPolicy,
+        "MultiInputPolicy": MultiInputActorCriticPolicy,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 7e-4,
+        n_steps: int = 32,
+        batch_size: int | None = None,
+        n_epochs: int = 1,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        advantage_scaling: Literal["off", "scale", "standardize"] = "off",
+        surprisal_clip: float | None = 10.0,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        policy_kwargs = dict(policy_kwargs or {})
+        if not {"optimizer_class", "optimizer_kwargs"} & policy_kwargs.keys():
+            policy_kwargs["optimizer_kwargs"] = {"eps": 1e-5, "fused": True}  # eps as in stable-baselines3
+        try:
+            super().__init__(
+                policy,
+                env,
+                learning_rate=learning_rate,
+                n_steps=n_steps,
+                gamma=gamma,
+                gae_lambda=gae_lambda,
+                ent_coef=ent_coef,
+                vf_coef=vf_coef,
+                max_grad_norm=max_grad_norm,
+                use_sde=use_sde,
+                sde_sample_freq=sde_sample_freq,
+                rollout_buffer_class=rollout_buffer_class or DeviceRolloutBuffer,
+                rollout_buffer_kwargs=rollout_buffer_kwargs,
+                stats_window_size=stats_window_size,
+                tensorboard_log=tensorboard_log,
+                policy_kwargs=policy_kwargs,
+                verbose=verbose,
+                device=device,
+                seed=seed,
+                _init_setup_model=False,
+                supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+            )
+        except AssertionError as error:  # how stable-baselines3 refuses an environment
+            raise ValueError(f"env is not supported: {error}") from error
+        self.batch_size = batch_size
+        self.n_epochs = n_epochs
+        self.advantage_scaling = advantage_scaling
+        self.surprisal_clip = surprisal_clip
+        #: rows paid for so far: forward and backward for the actor, for the critic, forward alone for a gate's screen
+        self.actor_rows, self.critic_rows, self.screen_rows = 0, 0, 0
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        self._check_arguments()
+        super()._setup_model()
+        self._metrics: dict[str, list[Tensor]] = defaultdict(list)
+
+    def _check_arguments(self) -> None:
+        """Also reached by ``load(path, argument=...)``."""
+        for name in ("n_steps", "n_epochs"):
+            require(is_whole(getattr(self, name)), name, getattr(self, name), "a whole number, 1 or more")
+        batch = self.batch_size
+        require(batch is None or is_whole(batch), "batch_size", batch, "a whole number, 1 or more, or None")
+        for name in ("gamma", "gae_lambda"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
+        for name in ("ent_coef", "vf_coef"):
+            require(math.isfinite(getattr(self, name)), name, getattr(self, name), "a finite number")
+        require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "positive")
+        scaling = self.advantage_scaling
+        require(scaling in ADVANTAGE_SCALING, "advantage_scaling", scaling, f"one of {list(ADVANTAGE_SCALING)}")
+        clip = self.surprisal_clip
+        require(clip is None or clip > 0, "surprisal_clip", clip, "a positive number of nats, or None")
+        space = self.observation_space
+        parts = list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
+        plain = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+        allowed = "Box, Discrete, MultiDiscrete, MultiBinary, or a flat Dict of these"
+        require(all(isinstance(part, plain) for part in parts), "env's observation space", space, allowed)
+
+    # ------------------------------------------------------------------------------------------- decisions of a method
+
+    def _weight(self, log_prob: Tensor, batch: Samples) -> Tensor:
+        """What each row is worth.
+
+        :param log_prob: under the policy being trained, ``[n]``
+        :param batch: the actor's rows of one gradient step, advantages scaled; ``old_log_prob`` is the behaviour's
+        :return: weight ``[n]``, taken as a constant
+        """
+        return objectives.pg_weight(log_prob, batch.advantages)
+
+    def _select(self, rollout: Samples) -> Tensor | None:
+        """Which rows pay for the policy's backward pass, decided once per rollout.
+
+        :param rollout: all rows ``[B]``, advantages scaled; ``old_log_prob`` is the behaviour's
+        :return: row numbers ``[k]``, k from 0 to B; ``None`` means all
+        """
+        return None
+
+    def _critic_row_count(self, n_rows: int) -> int:
+        """How many rows, drawn uniformly at random, pay for the value loss."""
+        return n_rows
+
+    def _current(self, schedule: Any) -> float:
+        """Value of a schedule at the remaining progress."""
+        return float(schedule(self._current_progress_remaining))
+
+    def _record(self, name: str, value: Tensor | float) -> None:
+        """Log ``train/name``: the mean of this update's values, which stay on the device until its end."""
+        value = value.detach() if isinstance(value, Tensor) else torch.full((), value, device=self.device)
+        self._metrics[name].append(value)
+
+    # --------------------------------------------------------------------------------------------------------- the loop
+
+    def train(self) -> None:
+        """Update the policy on the rollout in the buffer.
+
+        :raises ValueError: if the rollout or a gradient is not finite; parameters are left as they were
+        """
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        self._metrics.clear()
+        rollout = flat_rollout(self.rollout_buffer)
+        self._check_rollout(rollout)
+        n_rows = len(rollout.advantages)
+        with unvalidated_distributions():
+            scaled = rollout._replace(advantages=self._scale_advantages(rollout.advantages))
+            kept = self._select(scaled)
+            n_critic = self._critic_row_count(n_rows)
+            for _ in range(self.n_epochs):
+                for rows in deal_rows(n_rows, self.batch_size, kept, n_critic, self.device):
+                    self._gradient_step(rollout, rows)
+        self._log_update(scaled, n_rows if kept is None else len(kept))
+
+    def _scale_advantages(self, advantages: Tensor) -> Tensor:
+        return ADVANTAGE_SCALING[self.advantage_scaling](advantages)
+
+    def _gradient_step(self, rollout: Samples, rows: Rows) -> None:
+        """One optimiser step; none if no row is paid for."""
+        if rows.n_paid == 0:
+            return
+        batch = take(rollout, rows.paid)
+        values, log_prob, entropy = evaluate_rows(self.policy, batch, rows)
+        loss = torch.zeros((), device=self.device)
+        if log_prob is not None:
+            every = rollout.advantages if rows.index is None else rollout.advantages[rows.index]
+            advantages = self._scale_advantages(every)[rows.actor]
+            actor_batch = take_slice(batch, rows.actor)._replace(advantages=advantages)
+            weight = self._weight(log_prob.detach(), actor_batch)
+            policy_loss = objectives.policy_gradient_loss(log_prob, advantages, weight, batch_size=rows.size)
+            # No closed form (squashed gSDE): the sample mean of -log pi, as in stable-baselines3.
+            mean_entropy = -log_prob.mean() if entropy is None else entropy.mean()
+            loss = policy_loss - self.ent_coef * mean_entropy
+            self._record("policy_loss", policy_loss)
+            self._record("entropy", mean_entropy)
+        if values is not None:
+            value_loss = functional.mse_loss(values, batch.returns[rows.critic])
+            loss = loss + self.vf_coef * value_loss
+            self._record("value_loss", value_loss)
+        self._step_optimizer(loss)
+        self._n_updates += 1
+        self.actor_rows += rows.n_actor
+        self.critic_rows += rows.n_critic
+
+    def _step_optimizer(self, loss: Tensor) -> None:
+        optimizer = self.policy.optimizer
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        if not torch.isfinite(norm):
+            optimizer.zero_grad()
+            recent = {name: values[-1].item() for name, values in self._metrics.items()}
+            raise ValueError(
+                f"the gradient is not finite, so the step was not taken and the parameters are as before it: {recent}. "
+                "Lower learning_rate or max_grad_norm, or check the scale of rewards and observations."
+            )
+        optimizer.step()
+
+    # ---------------------------------------------------------------------------------------- finite checks and logging
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """As in stable-baselines3, with a clear error where an observation is not finite."""
+        try:
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        except ValueError as error:  # how a distribution refuses what such an observation makes of its parameters
+            seen: Any = self._last_obs
+            if all(np.isfinite(part).all() for part in (seen.values() if isinstance(seen, dict) else [seen])):
+                raise
+            self._last_obs = None  # the next learn() resets the environment
+            raise ValueError(self._not_finite("observation")) from error
+
+    def _check_rollout(self, rollout: Samples) -> None:
+        """One look at the whole rollout, before any of it can reach a parameter."""
+        learning_rate = self.policy.optimizer.param_groups[0]["lr"]
+        require(math.isfinite(learning_rate), "learning_rate", learning_rate, "finite throughout its schedule")
+        observations = map_observations(lambda part: torch.isfinite(part).all(), rollout.observations)
+        finite = {
+            "observation": torch.stack(list(observations.values())).all()
+            if isinstance(observations, dict)
+            else observations,
+            "log-probability of the policy": torch.isfinite(rollout.old_log_prob).all(),
+            "value estimate": torch.isfinite(rollout.old_values).all(),
+            "reward": torch.isfinite(rollout.returns).all(),
+        }
+        flags = torch.stack(list(finite.values())).tolist()
+        if not all(flags):
+            raise ValueError(self._not_finite(list(finite)[flags.index(False)]))
+
+    def _not_finite(self, what: str) -> str:
+        return (
+            f"NaN or inf {what} in the rollout that ended at timestep {self.num_timesteps}: no update was made, the "
+            "parameters are as before it and can be saved. Find the source with "
+            "stable_baselines3.common.vec_env.VecCheckNan; if VecNormalize saw the value, restore its statistics too."
+        )
+
+    def _log_update(self, rollout: Samples, n_kept: int) -> None:
+        """Everything logged of one update; the device is read once."""
+        surprisal = objectives.surprisal(rollout.old_log_prob, self.surprisal_clip)
+        delight = objectives.delight(rollout.old_log_prob, rollout.advantages, self.surprisal_clip)
+        self._record("surprisal_mean", surprisal.mean())
+        self._record("delight_mean", delight.mean())
+        self._record("delight_std", delight.std(correction=0))
+        self._record("explained_variance", explained_variance(rollout.old_values, rollout.returns))
+        if hasattr(self.policy, "log_std"):
+            self._record("std", self.policy.log_std.exp().mean())
+        means = torch.stack([torch.stack(values).mean().float() for values in self._metrics.values()])
+        for name, value in zip(self._metrics, means.tolist(), strict=True):
+            self.logger.record(f"train/{name}", value)
+        self.logger.record("train/kept_fraction", n_kept / len(delight))
+        self.logger.record("train/actor_rows", self.actor_rows)
+        self.logger.record("train/critic_rows", self.critic_rows)
+        self.logger.record("train/screen_rows", self.screen_rows)
+        self.logger.record("train/gradient_steps", self._n_updates)
+
+    def learn(
+        self: SelfPolicyGradient,
+        total_timesteps: int = 1_000_000,
+        callback: MaybeCallback = None,
+        log_interval: int = 10,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfPolicyGradient:
+        """Train for a number of environment steps; see ``BaseAlgorithm.learn``.
+
+        :param tb_log_name: name of the run in the TensorBoard log; default: the class's name
+        """
+        super().learn(
+            total_timesteps,
+            callback,
+            log_interval,
+            tb_log_name or type(self).__name__,
+            reset_num_timesteps,
+            progress_bar,
+        )
+        if self.logger.name_to_value:  # stable-baselines3 dumps before it trains: here is the last update
+            self.logger.dump(self.num_timesteps)
+        return self
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_metrics"]

@@ -1,0 +1,69 @@
+"""Advantages and value targets from a rollout. Needs nothing but torch."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["explained_variance", "gae"]
+
+
+@torch.no_grad()
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    episode_starts: Tensor,
+    last_values: Tensor,
+    last_dones: Tensor,
+    gamma: float,
+    gae_lambda: float,
+) -> tuple[Tensor, Tensor]:
+    r"""Generalised advantage estimation (Schulman et al., 2016) and its TD(lambda) value targets.
+
+    .. math:: \delta_t = r_t + \gamma V_{t+1} - V_t, \qquad A_t = \delta_t + \gamma \lambda A_{t+1}
+
+    with both successors cut at the end of an episode. A timeout is not an end of value: add
+    :math:`\gamma V(s_{terminal})` to its reward beforehand, as stable-baselines3's rollouts do.
+    Operations are in the order of stable-baselines3's ``compute_returns_and_advantage``: results agree bit for bit.
+
+    :param rewards: ``[T, N]`` for T steps of N environments
+    :param values: value estimates of the states acted in, ``[T, N]``
+    :param episode_starts: 1 where a step is the first of its episode, ``[T, N]``
+    :param last_values: value estimates of the states after the last step, ``[N]``
+    :param last_dones: 1 where the last step ended its episode, ``[N]``
+    :param gamma: discount
+    :param gae_lambda: 1 is the Monte-Carlo advantage, 0 the one-step one
+    :return: advantages and returns (advantages + values), both ``[T, N]``
+    :raises ValueError: if the shapes do not fit
+    """
+    if not rewards.ndim == 2 or not rewards.shape == values.shape == episode_starts.shape:
+        raise ValueError(
+            "rewards, values and episode_starts must share one shape [T, N], got "
+            f"{tuple(rewards.shape)}, {tuple(values.shape)} and {tuple(episode_starts.shape)}"
+        )
+    if not last_values.shape == last_dones.shape == rewards.shape[1:]:
+        raise ValueError(
+            f"last_values and last_dones must be [N] = {list(rewards.shape[1:])}, got "
+            f"{tuple(last_values.shape)} and {tuple(last_dones.shape)}"
+        )
+    next_values = torch.cat([values[1:], last_values[None]])
+    continues = 1.0 - torch.cat([episode_starts[1:], last_dones[None]])
+    deltas = rewards + gamma * next_values * continues - values
+    decays = (gamma * gae_lambda) * continues
+    advantages = torch.empty_like(deltas)
+    running = torch.zeros_like(last_values)
+    # One multiply and one add a step: everything that does not recur is done above, for all steps at once.
+    for delta, decay, advantage in reversed(list(zip(deltas, decays, advantages, strict=True))):
+        running = torch.add(delta, decay * running, out=advantage)
+    return advantages, advantages + values
+
+
+@torch.no_grad()
+def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
+    """Share of the returns' variance that the values explain: 1 is perfect, 0 no better than a constant.
+
+    :param values: ``[*]``
+    :param returns: ``[*]``
+    :return: scalar; NaN where the returns do not vary
+    """
+    variance = returns.var(correction=0)
+    explained = 1 - (returns - values).var(correction=0) / variance
+    return torch.where(variance > 0, explained, torch.nan)
