@@ -99,7 +99,7 @@ def priority(
     _check_shapes(log_prob, advantage=advantage)
     if name not in PRIORITIES:
         raise ValueError(f"priority must be one of {list(PRIORITIES)}, got {name!r}")
-    return PRIORITIES[name](surprisal(log_prob, clip), advantage, additive_alpha).expand(log_prob.shape)
+    return PRIORITIES[name](surprisal(log_prob, clip), advantage, additive_alpha).expand(log_prob.shape).detach()
 
 
 PRIORITIES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
@@ -125,7 +125,7 @@ def sequence_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     :return: ``[B]``; 0 for a sequence without counted tokens
     :raises ValueError: if the shapes differ or ``values`` is not two-dimensional
     """
-    counted = _token_mask(values, mask)
+    counted = _token_mask("values", values, mask)
     return values.masked_fill(~counted, 0).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
 
 
@@ -146,13 +146,14 @@ def scale_by_rms(values: Tensor) -> Tensor:
 def standardize(values: Tensor) -> Tensor:
     """Subtract the mean and divide by the standard deviation, as stable-baselines3 does to advantages.
 
-    A single value is returned unchanged (its standard deviation is undefined); equal values become 0.
+    A single value is returned unchanged (its standard deviation is undefined); equal values become 0 up to
+    rounding (at most 1 in size).
 
     :param values: ``[*]``
     :return: ``[*]``
     """
     if values.numel() < 2:
-        return values
+        return values.detach()
     return (values - values.mean()) / (values.std() + 1e-8)
 
 
@@ -187,7 +188,7 @@ def rows_at_rate(n_rows: int, rate: float) -> int:
     :raises ValueError: if ``rate`` is outside (0, 1]
     """
     _check_rate(rate)
-    return min(n_rows, math.ceil(round(rate * n_rows, 6)))
+    return min(n_rows, max(1, math.ceil(round(rate * n_rows, 6))))
 
 
 @torch.no_grad()
@@ -345,7 +346,7 @@ def scaled_weight(log_prob: Tensor, advantage: Tensor, negative_scale: float = 0
     _check_shapes(log_prob, advantage=advantage)
     if not 0 <= negative_scale < math.inf:
         raise ValueError(f"negative_scale must be a finite number, 0 or more, got {negative_scale!r}")
-    return torch.where(advantage < 0, negative_scale, 1.0).to(log_prob.dtype).expand(log_prob.shape)
+    return torch.ones_like(log_prob).masked_fill(advantage < 0, negative_scale)
 
 
 @torch.no_grad()
@@ -381,7 +382,7 @@ def asympo_weight(
         if bound is not None and not 0 < bound < 1:
             raise ValueError(f"{name} must be a probability in (0, 1) or None, got {bound!r}")
     _check_positive("surprisal_floor", surprisal_floor)
-    counted = _token_mask(log_prob, mask)
+    counted = _token_mask("log_prob", log_prob, mask)
     tokens = counted.sum(dim=1, keepdim=True).clamp(min=1)
     bounded = log_prob
     if p_high is not None:
@@ -421,13 +422,15 @@ def policy_gradient_loss(
     _check_shapes(log_prob, advantage=advantage, weight=weight)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size!r}")
-    term = (weight * advantage).detach() * log_prob
+    coefficient = (weight * advantage).detach()
     if mask is None:
-        return -term.sum() / (batch_size or max(term.numel(), 1))
+        return -(coefficient * log_prob).sum() / (batch_size or max(log_prob.numel(), 1))
     if mask.shape != log_prob.shape:
         raise ValueError(f"mask must have log_prob's shape {tuple(log_prob.shape)}, got {tuple(mask.shape)}")
     counted = mask.to(torch.bool)
-    return -term.masked_fill(~counted, 0).sum() / (batch_size or counted.sum().clamp(min=1))
+    # Both factors are blanked: a NaN in either would reach the gradient of the other as 0 * NaN.
+    term = coefficient.masked_fill(~counted, 0) * log_prob.masked_fill(~counted, 0)
+    return -term.sum() / (batch_size or counted.sum().clamp(min=1))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -466,9 +469,9 @@ def _check_positive(name: str, value: float) -> None:
         raise ValueError(f"{name} must be a positive, finite number, got {value!r}")
 
 
-def _token_mask(values: Tensor, mask: Tensor | None) -> Tensor:
+def _token_mask(name: str, values: Tensor, mask: Tensor | None) -> Tensor:
     if values.ndim != 2:
-        raise ValueError(f"sequences must be [B, T], got shape {tuple(values.shape)}")
+        raise ValueError(f"{name} must be sequences, [B, T], got shape {tuple(values.shape)}")
     if mask is None:
         return torch.ones_like(values, dtype=torch.bool)
     if mask.shape != values.shape:

@@ -155,6 +155,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         self._check_arguments()
         super()._setup_model()
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
+        self._last_update: tuple[Samples, Tensor | None] | None = None
+        self._parameters = list(self.policy.parameters())  # walking the modules costs more than clipping them
 
     def _check_arguments(self) -> None:
         """Also reached by ``load(path, argument=...)``."""
@@ -177,7 +179,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         allowed = "Box, Discrete, MultiDiscrete, MultiBinary, or a flat Dict of these"
         require(all(isinstance(part, plain) for part in parts), "env's observation space", space, allowed)
 
-    # ------------------------------------------------------------------------------------------- decisions of a method
+    # ---------------------------------------------------------------------- decisions of a method
 
     def _weight(self, log_prob: Tensor, batch: Samples) -> Tensor:
         """What each row is worth.
@@ -209,7 +211,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         value = value.detach() if isinstance(value, Tensor) else torch.full((), value, device=self.device)
         self._metrics[name].append(value)
 
-    # --------------------------------------------------------------------------------------------------------- the loop
+    # ----------------------------------------------------------------------------------- the loop
 
     def train(self) -> None:
         """Update the policy on the rollout in the buffer.
@@ -229,6 +231,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             for _ in range(self.n_epochs):
                 for rows in deal_rows(n_rows, self.batch_size, kept, n_critic, self.device):
                     self._gradient_step(rollout, rows)
+        self._last_update = (scaled, kept)
         self._log_update(scaled, n_rows if kept is None else len(kept))
 
     def _scale_advantages(self, advantages: Tensor) -> Tensor:
@@ -265,7 +268,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
         if not torch.isfinite(norm):
             optimizer.zero_grad()
             recent = {name: values[-1].item() for name, values in self._metrics.items()}
@@ -275,20 +278,26 @@ class PolicyGradient(OnPolicyAlgorithm):
             )
         optimizer.step()
 
-    # ---------------------------------------------------------------------------------------- finite checks and logging
+    # ------------------------------------------------------------------ finite checks and logging
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """As in stable-baselines3, with a clear error where an observation is not finite."""
         try:
-            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+            complete = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         except ValueError as error:  # how a distribution refuses what such an observation makes of its parameters
-            seen: Any = self._last_obs
-            if all(np.isfinite(part).all() for part in (seen.values() if isinstance(seen, dict) else [seen])):
-                raise
-            self._last_obs = None  # the next learn() resets the environment
-            raise ValueError(self._not_finite("observation")) from error
+            self._check_last_observation(error)
+            raise
+        self._check_last_observation()
+        return complete
+
+    def _check_last_observation(self, cause: Exception | None = None) -> None:
+        seen: Any = self._last_obs
+        if all(np.isfinite(part).all() for part in (seen.values() if isinstance(seen, dict) else [seen])):
+            return
+        self._last_obs = None  # the next learn() resets the environment
+        raise ValueError(self._not_finite("observation")) from cause
 
     def _check_rollout(self, rollout: Samples) -> None:
         """One look at the whole rollout, before any of it can reach a parameter."""
@@ -358,5 +367,20 @@ class PolicyGradient(OnPolicyAlgorithm):
             self.logger.dump(self.num_timesteps)
         return self
 
+    @property
+    def last_update(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Advantages (scaled), log-probabilities and weights ``[B]`` of the last update; ``None`` before the first.
+
+        Weights are those under the rollout's log-probabilities, 0 for dropped rows. Valid until the next rollout begins
+        to overwrite the buffer.
+        """
+        if self._last_update is None:
+            return None
+        rollout, kept = self._last_update
+        weight = self._weight(rollout.old_log_prob, rollout)
+        if kept is not None:
+            weight = torch.zeros_like(weight).index_copy(0, kept, weight[kept])
+        return rollout.advantages, rollout.old_log_prob, weight
+
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_metrics"]
+        return [*super()._excluded_save_params(), "_metrics", "_parameters", "_last_update"]

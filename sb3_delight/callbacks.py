@@ -1,0 +1,75 @@
+"""Figures of what the gate sees, for TensorBoard."""
+
+from matplotlib.figure import Figure
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Figure as LoggedFigure
+from torch import Tensor
+
+from sb3_delight import objectives
+from sb3_delight.arguments import is_whole, require
+from sb3_delight.policy_gradient import PolicyGradient
+
+__all__ = ["DelightFigures"]
+
+
+class DelightFigures(BaseCallback):
+    """Draw, every so many updates, the histograms of delight and of the gate, and advantage against surprisal.
+
+    Logged as ``delight/figure`` with the next dump of the logger, the last update's at the end of ``learn()``.
+    Use: ``DG("MlpPolicy", env, tensorboard_log="runs").learn(callback=DelightFigures())``.
+
+    :param every: updates between two figures
+    :param max_points: points drawn at most in the scatter, evenly spaced over the rollout
+    :raises ValueError: if an argument is not a whole number, 1 or more
+    """
+
+    model: PolicyGradient
+
+    def __init__(self, every: int = 50, max_points: int = 2000) -> None:
+        super().__init__()
+        for name, value in (("every", every), ("max_points", max_points)):
+            require(is_whole(value), name, value, "a whole number, 1 or more")
+        self.every = every
+        self.max_points = max_points
+        self._rollouts = 0
+
+    def _on_rollout_start(self) -> None:
+        if self._rollouts and self._rollouts % self.every == 0:
+            self._draw()
+        self._rollouts += 1
+
+    def _on_training_end(self) -> None:
+        self._draw()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _draw(self) -> None:
+        if self.model.last_update is None:
+            return
+        advantages, log_prob, gate = self.model.last_update
+        figure = draw_delight(advantages, log_prob, gate, self.model.surprisal_clip, self.max_points)
+        self.logger.record("delight/figure", LoggedFigure(figure, close=True), exclude=("stdout", "log", "json", "csv"))
+
+
+def draw_delight(
+    advantages: Tensor, log_prob: Tensor, gate: Tensor, surprisal_clip: float | None, max_points: int = 2000
+) -> Figure:
+    """Histograms of delight and gate, and advantage against surprisal coloured by gate; tensors are ``[B]``."""
+    surprisal = objectives.surprisal(log_prob, surprisal_clip).cpu()
+    delight = objectives.delight(log_prob, advantages, surprisal_clip).cpu()
+    advantages, gate = advantages.cpu(), gate.float().cpu()
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    left.hist(delight.numpy(), bins=50, color="tab:blue")
+    left.set(xlabel="delight (advantage x surprisal)", ylabel="rows", yscale="log")
+    middle.hist(gate.numpy(), bins=50, color="tab:orange")
+    middle.set(xlabel="weight (0: dropped)", ylabel="rows")
+    step = max(1, -(-len(gate) // max_points))
+    points = right.scatter(
+        surprisal[::step].numpy(), advantages[::step].numpy(), c=gate[::step].numpy(), s=6, cmap="viridis"
+    )
+    right.axhline(0, color="grey", linewidth=0.5)
+    right.set(xlabel="surprisal (nats)", ylabel="advantage (scaled)")
+    figure.colorbar(points, ax=right, label="weight")
+    return figure

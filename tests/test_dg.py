@@ -1,0 +1,105 @@
+"""DG: the loop with the delightful weight."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from sb3_delight import DG, KondoDG, PolicyGradient, objectives
+
+INFINITY = float("inf")
+
+
+def train_once(cls: type[PolicyGradient], env: str = "CartPole-v1", **kwargs: Any) -> list[torch.Tensor]:
+    """The gradients' footprint: parameters after one SGD step, from equal parameters and on equal rollouts."""
+    sgd = {"optimizer_class": torch.optim.SGD}
+    defaults = {
+        "n_steps": 64,
+        "max_grad_norm": 1e9,
+        "vf_coef": 0.0,
+        "learning_rate": 1.0,
+        "advantage_scaling": "standardize",
+    }
+    model = cls("MlpPolicy", env, seed=2, device="cpu", policy_kwargs=sgd, **{**defaults, **kwargs})
+    before = [parameter.detach().clone() for parameter in model.policy.parameters()]
+    model.learn(64)
+    return [parameter.detach() - old for parameter, old in zip(model.policy.parameters(), before, strict=True)]
+
+
+def largest(steps: list[torch.Tensor]) -> float:
+    return max(step.abs().max().item() for step in steps)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_infinite_temperature_is_half_the_policy_gradient(env: str) -> None:
+    half, whole = train_once(DG, env, temperature=INFINITY), train_once(PolicyGradient, env)
+    assert largest(whole) > 1e-4
+    for one, other in zip(half, whole, strict=True):
+        torch.testing.assert_close(2 * one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_zero_temperature_is_the_kondo_gate_at_price_zero(env: str) -> None:
+    hard, kondo = train_once(DG, env, temperature=0), train_once(KondoDG, env)
+    assert largest(hard) > 1e-4
+    for one, other in zip(hard, kondo, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert largest([a - b for a, b in zip(hard, train_once(PolicyGradient, env), strict=True)]) > 1e-4
+
+
+def test_the_step_is_that_of_the_equation() -> None:
+    """The loop against the formula, written out on the same rollout."""
+    model = DG(
+        "MlpPolicy", "Pendulum-v1", seed=0, device="cpu", n_steps=32, vf_coef=0.0, max_grad_norm=1e9,
+        learning_rate=1.0, temperature=2.0, policy_kwargs={"optimizer_class": torch.optim.SGD},
+    )  # fmt: skip
+    before = [parameter.detach().clone() for parameter in model.policy.parameters()]
+    model.learn(32)
+    after = [parameter.detach().clone() for parameter in model.policy.parameters()]
+    for parameter, old in zip(model.policy.parameters(), before, strict=True):
+        parameter.data.copy_(old)
+    buffer: Any = model.rollout_buffer
+    _, log_prob, _ = model.policy.evaluate_actions(buffer.observations[:, 0], buffer.actions[:, 0])
+    advantage = buffer.advantages[:, 0] / buffer.advantages.square().mean().sqrt()
+    weight = torch.sigmoid(advantage * (-log_prob.detach()).clamp(-10, 10) / 2.0)
+    loss = -(weight * advantage * log_prob).mean()
+    gradients = torch.autograd.grad(loss, list(model.policy.parameters()), allow_unused=True)
+    for old, new, gradient in zip(before, after, gradients, strict=True):
+        expected = old if gradient is None else old - gradient
+        torch.testing.assert_close(new, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_normalized_delight_does_not_depend_on_the_reward_scale() -> None:
+    log_prob, advantages = -torch.rand(50) * 5, torch.randn(50)
+
+    def weight(scale: float, normalize: bool) -> torch.Tensor:
+        model = DG("MlpPolicy", "CartPole-v1", normalize_delight=normalize, n_steps=8, device="cpu")
+        batch: Any = type("Batch", (), {"advantages": scale * advantages})
+        return model._weight(log_prob, batch)
+
+    torch.testing.assert_close(weight(1.0, True), weight(1000.0, True), rtol=1e-4, atol=1e-5)
+    assert (weight(1.0, False) - weight(1000.0, False)).abs().max() > 0.1
+    assert torch.equal(weight(1.0, True) > 0.5, advantages > 0)  # scaled, never centred
+
+
+def test_surprisal_is_clipped_inside_the_gate_only() -> None:
+    model = DG("MlpPolicy", "Pendulum-v1", surprisal_clip=1.0, n_steps=8, device="cpu")
+    log_prob, advantages = torch.tensor([-3.0, 5.0]), torch.tensor([1.0, 2.0])
+    batch: Any = type("Batch", (), {"advantages": advantages})
+    torch.testing.assert_close(model._weight(log_prob, batch), torch.sigmoid(torch.tensor([1.0, -2.0])))
+    loss = objectives.policy_gradient_loss(log_prob, advantages, torch.ones(2))
+    assert loss.item() == pytest.approx(-(1 * -3 + 2 * 5) / 2)
+
+
+@pytest.mark.parametrize("temperature", ["lin_3.0", lambda progress: 3.0 * progress])
+def test_temperature_follows_its_schedule(temperature: Any) -> None:
+    model = DG("MlpPolicy", "CartPole-v1", temperature=temperature, n_steps=8, device="cpu")
+    for progress in (1.0, 0.5, 0.0):
+        model._current_progress_remaining = progress
+        assert model._current(model.temperature) == pytest.approx(3.0 * progress)
+
+
+@pytest.mark.parametrize("temperature", ["4", 4, 4.0])
+def test_temperature_is_a_number_however_written(temperature: Any) -> None:
+    model = DG("MlpPolicy", "CartPole-v1", temperature=temperature, n_steps=8, device="cpu")
+    assert model._current(model.temperature) == 4.0

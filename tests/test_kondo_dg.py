@@ -1,0 +1,292 @@
+"""KondoDG: what the gate keeps, what a dropped row costs, and what the critic sees."""
+
+import math
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.logger import configure
+from torch import nn
+
+from sb3_delight import DG, KondoDG, PolicyGradient, objectives
+from sb3_delight.buffers import flat_rollout
+
+ROWS = 64
+
+
+def make(env: Any = "Pendulum-v1", policy: str = "MlpPolicy", **kwargs: Any) -> KondoDG:
+    return KondoDG(policy, env, **{"seed": 0, "device": "cpu", "n_steps": ROWS, **kwargs})
+
+
+class Count:
+    """Rows through a layer: in forward passes that keep a graph, in those that do not, and backward."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.forward = self.screened = self.backward = 0
+        layer.register_forward_hook(self._saw)
+
+    def _saw(self, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        if not torch.is_grad_enabled():
+            self.screened += len(output)
+            return
+        self.forward += len(output)
+        output.register_hook(self._saw_gradient)  # type: ignore[no-untyped-call]
+
+    def _saw_gradient(self, gradient: torch.Tensor) -> None:
+        self.backward += len(gradient)
+
+
+def rollout_of(model: PolicyGradient) -> Any:
+    """Fill the model's buffer (and train once); return the rollout, its advantages of both signs."""
+    model.learn(model.n_steps * model.n_envs)
+    model.set_logger(configure(None, []))
+    rollout = flat_rollout(model.rollout_buffer)
+    return rollout._replace(advantages=objectives.standardize(rollout.advantages))
+
+
+# ---------------------------------------------------------------------------- which rows it keeps
+
+
+@pytest.mark.parametrize("rate", [1 / ROWS, 0.03, 0.1, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("priority", ["delight", "advantage", "abs_advantage", "surprisal", "additive", "random"])
+def test_fixed_rate_keeps_exactly_its_share(rate: float, priority: Any) -> None:
+    model = make(gate_rate=rate, priority=priority)
+    kept = model._select(rollout_of(model))
+    assert kept is not None
+    assert len(set(kept.tolist())) == len(kept) == math.ceil(rate * ROWS)
+
+
+def test_fixed_rate_keeps_its_share_of_ties_too() -> None:
+    model = make(gate_rate=0.25)
+    rollout = rollout_of(model)
+    tied = rollout._replace(advantages=torch.ones(ROWS), old_log_prob=torch.full((ROWS,), -1.0))
+    assert len(model._select(tied)) == ROWS / 4  # type: ignore[arg-type]
+
+
+def test_fixed_rate_keeps_the_most_delightful_rows() -> None:
+    model = make(gate_rate=0.25)
+    rollout = rollout_of(model)
+    delight = -rollout.old_log_prob * rollout.advantages
+    kept = model._select(rollout)
+    dropped = np.setdiff1d(np.arange(ROWS), kept)  # type: ignore[arg-type]
+    assert delight[kept].min() >= delight[dropped].max()
+    assert model._metrics["price"][-1] == delight[kept].min()
+
+
+def test_price_keeps_what_exceeds_it() -> None:
+    model = make(price=0.3)
+    rollout = rollout_of(model)
+    delight = -rollout.old_log_prob * rollout.advantages
+    kept = model._select(rollout)
+    assert 0 < len(kept) < ROWS  # type: ignore[arg-type]
+    assert set(kept.tolist()) == set((delight > 0.3).nonzero().flatten().tolist())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_soft_gate_with_a_rate_keeps_its_share_on_average(temperature: float) -> None:
+    model = make(gate_rate=0.1, temperature=temperature)
+    rollout = rollout_of(model)
+    kept = [len(model._select(rollout)) for _ in range(400)]  # type: ignore[arg-type]
+    standard_error = np.std(kept) / math.sqrt(len(kept))
+    assert standard_error > 0
+    assert abs(np.mean(kept) - 0.1 * ROWS) < 4 * standard_error
+
+
+def test_recomputed_screen_judges_by_the_current_policy() -> None:
+    stored, recomputed = make(gate_rate=0.25), make(gate_rate=0.25, screen="recompute", batch_size=20)
+    rollout = rollout_of(recomputed)
+    stale = rollout._replace(old_log_prob=torch.rand(ROWS))  # what some other actor may have thought
+    with torch.no_grad():
+        log_prob = recomputed.policy.get_distribution(rollout.observations).log_prob(rollout.actions)
+    expected = stored._select(rollout._replace(old_log_prob=log_prob))
+    before = recomputed.screen_rows
+    torch.testing.assert_close(recomputed._select(stale), expected)
+    assert recomputed.screen_rows == before + ROWS
+    assert set(expected.tolist()) != set(stored._select(stale).tolist())  # type: ignore[union-attr]
+
+
+def test_normalized_delight_prices_in_its_own_scale() -> None:
+    model = make(price=1.0, normalize_delight=True)
+    rollout = rollout_of(model)
+    large = rollout._replace(advantages=1000 * rollout.advantages)
+    torch.testing.assert_close(model._select(rollout), model._select(large))
+
+
+# ----------------------------------------------------------------------- what a dropped row costs
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+@pytest.mark.parametrize(("rate", "critic_rate"), [(0.1, 1.0), (0.1, 0.3), (0.3, 0.1), (1.0, 1.0)])
+def test_dropped_rows_enter_no_pass_with_separate_networks(
+    rate: float, critic_rate: float, batch_size: int | None
+) -> None:
+    model = make(gate_rate=rate, critic_rate=critic_rate, batch_size=batch_size)
+    actor = Count(model.policy.mlp_extractor.policy_net[0])
+    critic = Count(model.policy.mlp_extractor.value_net[0])
+    model.learn(ROWS)
+    actor_rows, critic_rows = math.ceil(rate * ROWS), math.ceil(critic_rate * ROWS)
+    assert actor.forward == actor.backward == model.actor_rows == actor_rows
+    assert critic.forward == critic.backward == model.critic_rows == critic_rows
+    assert model.screen_rows == 0
+
+
+@pytest.mark.parametrize("batch_size", [None, 10])
+@pytest.mark.parametrize(("rate", "critic_rate"), [(0.1, 1.0), (0.1, 0.3), (0.5, 0.5)])
+@pytest.mark.parametrize("share", [True, False])
+def test_shared_extractor_sees_the_union_of_rows_once(
+    rate: float, critic_rate: float, batch_size: int | None, share: bool
+) -> None:
+    env = FakeImageEnv(screen_height=36, screen_width=36, discrete=True)
+    policy_kwargs = {"share_features_extractor": share, "features_extractor_kwargs": {"features_dim": 16}}
+    model = make(
+        env, "CnnPolicy", gate_rate=rate, critic_rate=critic_rate, n_steps=30, batch_size=batch_size,
+        policy_kwargs=policy_kwargs,
+    )  # fmt: skip
+    counts = {name: Count(getattr(model.policy, f"{name}_features_extractor").cnn[0]) for name in ("pi", "vf")}
+    unions: list[int] = []
+    deal = PolicyGradient._gradient_step
+
+    def spy(self: PolicyGradient, rollout: Any, rows: Any) -> None:
+        assert len(set(rows.paid.tolist())) == rows.n_paid
+        unions.append(rows.n_paid)
+        deal(self, rollout, rows)
+
+    model._gradient_step = spy.__get__(model)  # type: ignore
+    model.learn(30)
+    actor_rows, critic_rows = math.ceil(rate * 30), math.ceil(critic_rate * 30)
+    if share:  # one module under both names, so both count the same passes
+        assert counts["pi"].forward == counts["vf"].forward == counts["pi"].backward == sum(unions)
+        assert max(actor_rows, critic_rows) <= sum(unions) <= min(30, actor_rows + critic_rows)
+    else:
+        assert counts["pi"].forward == counts["pi"].backward == actor_rows
+        assert counts["vf"].forward == counts["vf"].backward == critic_rows
+
+
+def test_recomputed_screen_costs_one_forward_without_gradient() -> None:
+    model = make(gate_rate=0.1, screen="recompute")
+    rollout_of(model)
+    actor = Count(model.policy.mlp_extractor.policy_net[0])
+    model.train()
+    assert actor.screened == ROWS
+    assert actor.forward == actor.backward == math.ceil(0.1 * ROWS)
+
+
+def test_the_number_of_gradient_steps_does_not_depend_on_the_rate() -> None:
+    steps = {make(gate_rate=rate, batch_size=16).learn(ROWS)._n_updates for rate in (0.1, 0.3, 1.0)}
+    assert steps == {ROWS // 16}
+
+
+# ---------------------------------------------------------------------------- what it learns from
+
+
+def test_an_empty_keep_set_skips_the_actors_step_but_not_the_critics() -> None:
+    model = make(price=1e6)
+    policy: Any = model.policy
+    actor = [*policy.mlp_extractor.policy_net.parameters(), *policy.action_net.parameters(), policy.log_std]
+    critic = [*policy.mlp_extractor.value_net.parameters(), *policy.value_net.parameters()]
+    before = [[parameter.detach().clone() for parameter in part] for part in (actor, critic)]
+    model.learn(3 * ROWS)
+    assert model.actor_rows == 0
+    assert all(torch.equal(old, new) for old, new in zip(before[0], actor, strict=True))
+    assert not any(torch.equal(old, new) for old, new in zip(before[1], critic, strict=True))
+    assert all(torch.isfinite(parameter).all() for parameter in policy.parameters())
+
+
+def test_an_empty_keep_set_leaves_adams_momentum_of_the_actor_alone() -> None:
+    model = make(gate_rate=0.5).learn(ROWS)
+    layer: Any = model.policy.action_net
+    before = layer.weight.detach().clone()
+    model.gate_rate, model.price = None, 1e6
+    model.learn(2 * ROWS, reset_num_timesteps=False)
+    assert torch.equal(before, layer.weight)
+
+
+def test_a_minibatch_without_any_row_takes_no_step() -> None:
+    model = make(price=1e6, critic_rate=1 / ROWS, batch_size=8).learn(ROWS)
+    assert (model.actor_rows, model.critic_rows, model._n_updates) == (0, 1, 1)
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_rate_one_is_the_policy_gradient(batch_size: int | None) -> None:
+    common: dict[str, Any] = {"seed": 0, "device": "cpu", "n_steps": ROWS, "batch_size": batch_size}
+    plain = PolicyGradient("MlpPolicy", "Pendulum-v1", advantage_scaling="scale", **common).learn(2 * ROWS)
+    kondo = KondoDG("MlpPolicy", "Pendulum-v1", gate_rate=1.0, **common).learn(2 * ROWS)
+    for one, other in zip(plain.policy.parameters(), kondo.policy.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_expected_step_is_dgs() -> None:
+    """E[Kondo] = DG at price 0 and equal temperature: one SGD step, over many coins, from the same rollout."""
+    common: dict[str, Any] = {
+        "seed": 0, "device": "cpu", "n_steps": 32, "vf_coef": 0.0, "max_grad_norm": 1e9, "learning_rate": 1.0,
+        "temperature": 1.0, "policy_kwargs": {"optimizer_class": torch.optim.SGD},
+    }  # fmt: skip
+    dg = DG("MlpPolicy", "Pendulum-v1", **common)
+    start = nn.utils.parameters_to_vector(dg.policy.parameters()).detach().clone()
+    dg.learn(32)
+    kondo = KondoDG("MlpPolicy", "Pendulum-v1", **common)  # seeds anew, hence acts alike
+    wanted = nn.utils.parameters_to_vector(dg.policy.parameters()).detach() - start
+    rollout_of(kondo)
+    steps = []
+    for _ in range(1500):
+        nn.utils.vector_to_parameters(start.clone(), kondo.policy.parameters())
+        kondo.train()
+        steps.append(nn.utils.parameters_to_vector(kondo.policy.parameters()).detach() - start)
+    sample = torch.stack(steps)
+    standard_error = sample.std(dim=0) / math.sqrt(len(steps))
+    moving = standard_error > 1e-8
+    z = (sample.mean(dim=0) - wanted)[moving] / standard_error[moving]
+    assert moving.sum() > 100
+    assert z.square().mean() < 1.5  # 1 in expectation if unbiased; coordinates are correlated
+    assert (sample[0] - wanted).norm() > 5 * (sample.mean(dim=0) - wanted).norm()
+
+
+def test_the_critic_sees_rows_chosen_regardless_of_delight() -> None:
+    model = make(gate_rate=0.25, critic_rate=0.25)
+    rollout = rollout_of(model)
+    seen = torch.zeros(ROWS)
+    original = model._gradient_step
+
+    def spy(given: Any, rows: Any) -> None:
+        seen[rows.paid[rows.critic]] += 1
+        original(given, rows)
+
+    model._gradient_step = spy  # type: ignore
+    for _ in range(400):
+        model.train()
+    kept = model._select(rollout._replace(advantages=flat_rollout(model.rollout_buffer).advantages))
+    mask = torch.zeros(ROWS, dtype=torch.bool).index_fill(0, kept, True)  # type: ignore[arg-type]
+    # 400 draws at rate .25: a group's mean frequency has a standard error below .006 in either group.
+    assert seen[mask].mean().item() / 400 == pytest.approx(0.25, abs=0.025)
+    assert seen[~mask].mean().item() / 400 == pytest.approx(0.25, abs=0.025)
+
+
+def test_gating_divides_by_the_whole_batch() -> None:
+    model = make(gate_rate=0.25, advantage_scaling="off")
+    rollout = rollout_of(model)
+    rollout = rollout._replace(advantages=flat_rollout(model.rollout_buffer).advantages)
+    kept = model._select(rollout)
+    model.train()
+    log_prob, advantages = rollout.old_log_prob[kept], rollout.advantages[kept]
+    # The policy moved once since the rollout, so the stored log-probabilities are near, not equal.
+    expected = objectives.policy_gradient_loss(log_prob, advantages, torch.ones(len(advantages)), batch_size=ROWS)
+    assert model.logger.name_to_value["train/policy_loss"] == pytest.approx(expected.item(), rel=0.1)
+
+
+def test_dict_observations_are_gated_too() -> None:
+    class Pair(gym.ObservationWrapper[Any, Any, Any]):
+        def __init__(self) -> None:
+            super().__init__(gym.make("CartPole-v1"))
+            box = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+            self.observation_space = gym.spaces.Dict({"position": box, "angle": box})
+
+        def observation(self, observation: Any) -> Any:
+            return {"position": observation[:2], "angle": observation[2:]}
+
+    model = make(Pair(), "MultiInputPolicy", gate_rate=0.25, critic_rate=0.5)
+    actor = Count(model.policy.mlp_extractor.policy_net[0])
+    model.learn(ROWS)
+    assert actor.forward == ROWS / 4

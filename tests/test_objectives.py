@@ -1,0 +1,534 @@
+"""Every equation against an independent statement of it: textbook surrogates, exact enumeration, exact arithmetic."""
+
+import itertools
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from sb3_delight import objectives
+from sb3_delight.objectives import (
+    PRIORITIES,
+    asympo_weight,
+    delight,
+    dg_weight,
+    gate,
+    importance_weight,
+    pg_weight,
+    policy_gradient_loss,
+    ppo_clip_weight,
+    price_for_rate,
+    priority,
+    rows_at_rate,
+    scale_by_rms,
+    scaled_weight,
+    sequence_mean,
+    simple_po_weight,
+    standardize,
+    surprisal,
+    top_rows,
+)
+
+Function = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+# Weight, and the objective it must have the gradient of, both of (log_prob, advantage, behaviour_log_prob).
+METHODS: dict[str, tuple[Function, Function]] = {
+    "pg": (
+        lambda lp, adv, mu: pg_weight(lp, adv),
+        lambda lp, adv, mu: adv * lp,
+    ),
+    "dg": (
+        lambda lp, adv, mu: dg_weight(lp, adv, temperature=1.5),
+        lambda lp, adv, mu: (1 / (1 + torch.exp(adv * lp / 1.5))).detach() * adv * lp,
+    ),
+    "dg with clipped surprisal": (
+        lambda lp, adv, mu: dg_weight(lp, adv, temperature=0.5, clip=1.0),
+        lambda lp, adv, mu: (1 / (1 + torch.exp(adv * lp.clamp(-1, 1) / 0.5))).detach() * adv * lp,
+    ),
+    "importance-weighted": (
+        importance_weight,
+        lambda lp, adv, mu: adv * (lp - mu).exp(),
+    ),
+    "truncated importance-weighted": (
+        lambda lp, adv, mu: importance_weight(lp, adv, mu, clip=1.2),
+        lambda lp, adv, mu: adv * (lp - mu).exp().clamp(max=1.2).detach() * lp,
+    ),
+    "ppo": (
+        lambda lp, adv, mu: ppo_clip_weight(lp, adv, mu, clip_range=0.3),
+        lambda lp, adv, mu: torch.minimum((lp - mu).exp() * adv, (lp - mu).exp().clamp(0.7, 1.3) * adv),
+    ),
+    "simple po": (
+        lambda lp, adv, mu: simple_po_weight(lp, adv, mu, clip_range=0.3),
+        lambda lp, adv, mu: (lp - mu).exp() * adv - adv.abs() * ((lp - mu).exp() - 1) ** 2 / (2 * 0.3),
+    ),
+    "scaled po": (
+        lambda lp, adv, mu: scaled_weight(lp, adv, negative_scale=0.2),
+        lambda lp, adv, mu: (adv.relu() - 0.2 * (-adv).relu()) * lp,
+    ),
+}
+methods = pytest.mark.parametrize(("weight", "surrogate"), METHODS.values(), ids=METHODS)
+
+
+def batch(shape: tuple[int, ...], advantage_shape: tuple[int, ...] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities (some positive, as densities are), advantages (some zero) and stale log-probabilities."""
+    rng = torch.Generator().manual_seed(0)
+    log_prob = 0.5 - 2 * torch.rand(shape, generator=rng, dtype=torch.float64)
+    advantage = torch.randn(shape if advantage_shape is None else advantage_shape, generator=rng, dtype=torch.float64)
+    advantage = torch.where(advantage.abs() < 0.1, 0, advantage)
+    behaviour = log_prob + 0.5 * torch.randn(shape, generator=rng, dtype=torch.float64)
+    return log_prob.requires_grad_(), advantage, behaviour
+
+
+def gradient(loss: Tensor, leaf: Tensor) -> Tensor:
+    (result,) = torch.autograd.grad(loss, leaf)
+    return result
+
+
+def assert_same(actual: Tensor, expected: Tensor) -> None:
+    assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+
+
+# One weight per method
+
+
+@methods
+@pytest.mark.parametrize(
+    ("shape", "advantage_shape"), [((200,), (200,)), ((20, 10), (20, 1)), ((20, 10), (20, 10)), ((200,), ())], ids=str
+)
+def test_weight_has_the_gradient_of_the_textbook_surrogate(
+    weight: Function, surrogate: Function, shape: tuple[int, ...], advantage_shape: tuple[int, ...]
+) -> None:
+    log_prob, advantage, behaviour = batch(shape, advantage_shape)
+    loss = policy_gradient_loss(log_prob, advantage, weight(log_prob, advantage, behaviour))
+    assert_same(gradient(loss, log_prob), gradient(-surrogate(log_prob, advantage, behaviour).mean(), log_prob))
+
+
+@methods
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4)], ids=str)
+def test_weight_is_elementwise_for_any_shape(weight: Function, surrogate: Function, shape: tuple[int, ...]) -> None:
+    log_prob, advantage, behaviour = batch(shape)
+    rows = zip(log_prob.flatten(), advantage.flatten(), behaviour.flatten(), strict=True)
+    expected = torch.stack([weight(*row) for row in rows]).reshape(shape)
+    assert_same(weight(log_prob, advantage, behaviour), expected)
+
+
+@methods
+@pytest.mark.parametrize("garbage", [-math.inf, math.nan])
+def test_padding_never_leaks(weight: Function, surrogate: Function, garbage: float) -> None:
+    log_prob, advantage, behaviour = batch((4, 6), (4, 1))
+    mask = torch.arange(6) < torch.tensor([[6], [1], [0], [3]])
+    padded = log_prob.detach().masked_fill(~mask, garbage).requires_grad_()
+    loss = policy_gradient_loss(padded, advantage, weight(padded, advantage, behaviour), mask=mask)
+    expected = -surrogate(log_prob, advantage.expand(4, 6), behaviour)[mask].mean()
+    assert_same(gradient(loss, padded), gradient(expected, log_prob))
+    assert loss.isfinite()
+
+
+@pytest.mark.parametrize(
+    ("sign", "ratio", "expected"),
+    [(1, 0.5, 0.5), (1, 1.1, 1.1), (1, 1.5, 0.0), (-1, 0.5, 0.0), (-1, 0.9, 0.9), (-1, 1.5, 1.5)],
+)
+def test_ppo_stops_only_in_the_direction_of_the_advantage(sign: float, ratio: float, expected: float) -> None:
+    weight = ppo_clip_weight(torch.tensor(ratio).log(), torch.tensor(sign), torch.tensor(0.0))
+    assert_close(weight, torch.tensor(expected))
+
+
+def test_dg_at_infinite_temperature_is_half_the_policy_gradient() -> None:
+    log_prob, advantage, _ = batch((50,))
+    dg = policy_gradient_loss(log_prob, advantage, dg_weight(log_prob, advantage, math.inf))
+    pg = policy_gradient_loss(log_prob, advantage, pg_weight(log_prob, advantage))
+    assert_same(gradient(dg, log_prob), gradient(pg, log_prob) / 2)
+
+
+def test_dg_at_temperature_zero_is_the_hard_kondo_gate_at_price_zero() -> None:
+    log_prob, advantage, _ = batch((50,))
+    dg = policy_gradient_loss(log_prob, advantage, dg_weight(log_prob, advantage, 0.0))
+    rows = gate(delight(log_prob, advantage), temperature=0.0, price=0.0).nonzero().squeeze(1)
+    kept, worth = log_prob[rows], advantage[rows]
+    kondo = policy_gradient_loss(kept, worth, pg_weight(kept, worth), batch_size=50)
+    assert 0 < len(rows) < 50
+    assert_same(gradient(kondo, log_prob), gradient(dg, log_prob))
+
+
+def test_scaled_po_at_one_is_the_policy_gradient_and_at_zero_learns_from_successes_only() -> None:
+    log_prob, advantage, _ = batch((50,))
+    assert_same(scaled_weight(log_prob, advantage, 1.0), pg_weight(log_prob, advantage))
+    assert_same(scaled_weight(log_prob, advantage, 0.0), (advantage >= 0).double())
+
+
+# Kondo's coin
+
+
+def test_the_average_over_every_coin_toss_is_dg_exactly() -> None:
+    log_prob, advantage, _ = batch((6,))
+    weight = dg_weight(log_prob, advantage)
+    mean = torch.zeros(6, dtype=torch.float64)
+    for coins in itertools.product([False, True], repeat=6):  # the toss that keeps no row is one of them
+        kept = torch.tensor(coins)
+        rows = policy_gradient_loss(
+            log_prob[kept], advantage[kept], pg_weight(log_prob[kept], advantage[kept]), batch_size=6
+        )
+        mean += torch.where(kept, weight, 1 - weight).prod() * gradient(rows, log_prob)
+    assert_same(mean, gradient(policy_gradient_loss(log_prob, advantage, weight), log_prob))
+
+
+def test_sampled_coins_estimate_dg_and_only_if_divided_by_the_whole_batch() -> None:
+    n_tosses, n_rows = 20_000, 8
+    log_prob, advantage, _ = batch((n_rows,))
+    weight = dg_weight(log_prob, advantage)
+    exact = gradient(policy_gradient_loss(log_prob, advantage, weight), log_prob)
+    coins = torch.bernoulli(weight.expand(n_tosses, -1), generator=torch.Generator().manual_seed(0))
+    rows = log_prob.detach().expand(n_tosses, -1).clone().requires_grad_()
+    estimates = gradient(policy_gradient_loss(rows, advantage.expand_as(rows), coins, batch_size=n_rows), rows)
+
+    def standard_errors_off(estimates: Tensor) -> float:
+        error = estimates.sum(dim=1).std() / math.sqrt(n_tosses)
+        return float((estimates.sum(dim=1).mean() - exact.sum()).abs() / error)
+
+    assert standard_errors_off(estimates) < 3
+    assert standard_errors_off(estimates * n_rows / coins.sum(dim=1, keepdim=True).clamp(min=1)) > 10
+
+
+# Sequences
+
+
+def responses() -> tuple[Tensor, Tensor, Tensor]:
+    """Five responses: full, behind a prompt, one token, none, interrupted; some tokens beyond either bound."""
+    log_prob = torch.tensor(
+        [
+            [-0.5, -2.0, -0.001, -6.0, -1.0],
+            [-1.0, -0.3, -7.0, -0.002, -0.4],
+            [-6.0, -1.0, -1.0, -1.0, -1.0],
+            [-1.0, -1.0, -1.0, -1.0, -1.0],
+            [-0.005, -5.0, -9.0, -0.7, -0.001],
+        ],
+        dtype=torch.float64,
+        requires_grad=True,
+    )
+    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [1, 1, 0, 1, 1]])
+    return log_prob, torch.tensor([[0.7], [-0.4], [-0.6], [0.1], [0.2]], dtype=torch.float64), mask.bool()
+
+
+@pytest.mark.parametrize("garbage", [-math.inf, math.nan, -1.0])
+@pytest.mark.parametrize("bounds", [(None, None), (0.01, 0.99)], ids=["plain", "stable"])
+def test_asympo_has_the_gradient_of_the_mean_of_self_normalised_surprisals(
+    bounds: tuple[float | None, float | None], garbage: float
+) -> None:
+    log_prob, advantage, mask = responses()
+    low, high = bounds
+    terms = []
+    for tokens, worth, counts in zip(log_prob, advantage.squeeze(1), mask, strict=True):
+        if counts.any():
+            bound = (None, high and math.log(high)) if worth >= 0 else (low and math.log(low), None)
+            s = -(tokens[counts].clamp(*bound) if low else tokens[counts]).mean()
+            terms.append(worth * s / s.detach())
+    expected = gradient(torch.stack(terms).sum() / len(mask), log_prob)
+
+    padded = log_prob.detach().masked_fill(~mask, garbage).requires_grad_()
+    weight = asympo_weight(padded, advantage, mask, *bounds)
+    loss = policy_gradient_loss(padded, advantage, weight, batch_size=len(mask), mask=mask)
+    assert_same(gradient(loss, padded), expected)
+    assert loss.isfinite()
+    assert_same(asympo_weight(padded, advantage.expand_as(padded), mask, *bounds), weight)
+
+
+def test_asympo_stable_form_leaves_settled_tokens_alone_and_the_plain_form_does_not() -> None:
+    log_prob, advantage, mask = responses()
+    certain, hopeless = log_prob > math.log(0.99), log_prob < math.log(0.01)
+    settled = mask & torch.where(advantage >= 0, certain, hopeless)
+    assert settled.sum() == 5
+    assert torch.equal(asympo_weight(log_prob, advantage, mask) == 0, settled | ~mask)
+    assert torch.equal(asympo_weight(log_prob, advantage, mask, p_low=None, p_high=None) == 0, ~mask)
+
+
+def test_asympo_floors_the_surprisal_of_a_certain_response() -> None:
+    weight = asympo_weight(torch.zeros(1, 4), torch.ones(1, 1), surprisal_floor=0.01, p_low=None, p_high=None)
+    assert_close(weight, torch.full((1, 4), 25.0))
+
+
+@pytest.mark.parametrize("garbage", [-math.inf, math.nan])
+def test_sequence_mean_counts_the_masked_tokens_only(garbage: float) -> None:
+    values, _, mask = responses()
+    values = values.detach()
+    expected = [row[counts].sum() / max(1, int(counts.sum())) for row, counts in zip(values, mask, strict=True)]
+    assert_same(sequence_mean(values.masked_fill(~mask, garbage), mask), torch.stack(expected))
+    assert_same(sequence_mean(values), values.mean(dim=1))
+
+
+# The loss
+
+
+def test_dropped_rows_count_as_zeros() -> None:
+    log_prob, advantage, _ = batch((20,))
+    kept = torch.arange(20) % 3 == 0
+    masked = policy_gradient_loss(log_prob, advantage, kept.double())
+    assert_same(policy_gradient_loss(log_prob[kept], advantage[kept], torch.ones(7), batch_size=20), masked)
+    assert_same(policy_gradient_loss(log_prob, advantage, torch.ones(20), batch_size=20, mask=kept), masked)
+
+
+def test_default_batch_size_is_the_number_of_counted_terms() -> None:
+    log_prob, advantage, _ = batch((4, 5), (4, 1))
+    mask = torch.arange(20).reshape(4, 5) % 3 == 0
+    ones = torch.ones(4, 5)
+    for counted in (None, mask):
+        n_terms = 20 if counted is None else 7
+        default = policy_gradient_loss(log_prob, advantage, ones, mask=counted)
+        assert_same(default, policy_gradient_loss(log_prob, advantage, ones, n_terms, counted))
+
+
+@pytest.mark.parametrize("batch_size", [None, 10])
+def test_no_rows_give_a_zero_loss_with_a_zero_gradient(batch_size: int | None) -> None:
+    log_prob, advantage, _ = batch((4,))
+    none = log_prob[:0]
+    for loss in (
+        policy_gradient_loss(none, advantage[:0], pg_weight(none, advantage[:0]), batch_size),
+        policy_gradient_loss(log_prob, advantage, torch.ones(4), batch_size, mask=torch.zeros(4)),
+    ):
+        assert loss == 0
+        assert_same(gradient(loss, log_prob), torch.zeros(4, dtype=torch.float64))
+
+
+def test_the_gradient_flows_through_the_log_probability_alone() -> None:
+    log_prob, advantage, _ = batch((5,))
+    weight = torch.ones(5, requires_grad=True)
+    loss = policy_gradient_loss(log_prob, advantage.requires_grad_(), weight)
+    flows = torch.autograd.grad(loss, (log_prob, advantage, weight), allow_unused=True)
+    assert [flow is not None for flow in flows] == [True, False, False]
+
+
+# Delight, gate and price
+
+
+def test_delight_is_advantage_times_surprisal_and_the_clip_bounds_surprisal_on_both_sides() -> None:
+    log_prob = torch.tensor([-20.0, -2.0, 3.0, 20.0])
+    assert_close(surprisal(log_prob), torch.tensor([20.0, 2.0, -3.0, -20.0]))
+    assert_close(surprisal(log_prob, clip=10), torch.tensor([10.0, 2.0, -3.0, -10.0]))
+    assert_close(delight(log_prob, torch.tensor(-0.5), clip=10), torch.tensor([-5.0, -1.0, 1.5, 5.0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("delight", [1.0, -4.5]),
+        ("advantage", [0.5, -1.5]),
+        ("abs_advantage", [0.5, 1.5]),
+        ("surprisal", [2.0, 3.0]),
+        ("additive", [1.7, 2.1]),
+    ],
+)
+def test_priority_scores_by_the_name_it_was_given(name: str, expected: list[float]) -> None:
+    log_prob, advantage = torch.tensor([-2.0, -7.0]), torch.tensor([0.5, -1.5])
+    assert_close(priority(name, log_prob, advantage, clip=3, additive_alpha=0.2), torch.tensor(expected))
+    assert priority(name, torch.zeros(2, 3), torch.zeros(2, 1)).shape == (2, 3)
+
+
+def test_random_priority_is_uniform_whatever_the_rows_are_worth() -> None:
+    torch.manual_seed(0)
+    score = priority("random", torch.full((10_000,), -5.0), torch.tensor(-3.0)).sort().values
+    assert_close(score, torch.linspace(0, 1, 10_000), rtol=0.0, atol=0.02)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 5.0])
+def test_gate_maximises_net_delight_plus_entropy(temperature: float) -> None:
+    chi, price = torch.linspace(-3, 3, 25, dtype=torch.float64)[:, None], 0.7
+
+    def value(weight: Tensor) -> Tensor:
+        entropy: Tensor = torch.special.entr(weight) + torch.special.entr(1 - weight)
+        return weight * (chi - price) + temperature * entropy
+
+    every = torch.linspace(0, 1, 2001, dtype=torch.float64)
+    assert (value(gate(chi, temperature, price)) >= value(every).amax(dim=1, keepdim=True)).all()
+
+
+def test_gate_limits_are_exact() -> None:
+    chi = torch.tensor([-1.0, 0.5, 0.500001, 2.0])
+    assert torch.equal(gate(chi, 0.0, 0.5), torch.tensor([0.0, 0.0, 1.0, 1.0]))
+    assert torch.equal(gate(chi, 0.0, torch.tensor(0.5)), torch.tensor([0.0, 0.0, 1.0, 1.0]))
+    assert torch.equal(gate(chi, math.inf, 0.5), torch.full((4,), 0.5))
+
+
+def test_rows_at_rate_is_the_exact_ceiling_despite_float_noise() -> None:
+    assert 0.07 * 100 > 7  # what a plain ceil would turn into 8
+    for n_rows, percent in itertools.product(range(1, 301), range(1, 101)):
+        assert rows_at_rate(n_rows, percent / 100) == math.ceil(Fraction(percent, 100) * n_rows)
+
+
+def test_rows_at_rate_keeps_at_least_one_row() -> None:
+    assert rows_at_rate(10, 1e-9) == 1
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.07, 0.3, 0.5, 1.0])
+def test_top_rows_breaks_ties_and_never_exceeds_the_rate(rate: float) -> None:
+    for score in (torch.zeros(100), torch.arange(100) % 3.0, torch.randperm(100).float()):
+        rows = top_rows(score, rate)
+        assert len(rows) == len(set(rows.tolist())) == math.ceil(Fraction(str(rate)) * 100)
+        assert_close(score[rows], score.sort(descending=True).values[: len(rows)])
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.07, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("shape", [(100,), (4, 5, 5)], ids=str)
+def test_price_of_a_hard_gate_keeps_exactly_the_rate(rate: float, shape: tuple[int, ...]) -> None:
+    chi = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    assert gate(chi, 0.0, price_for_rate(chi, rate)).sum() == round(rate * 100)
+
+
+def test_price_of_a_hard_gate_drops_the_delights_tied_at_the_boundary() -> None:
+    chi = torch.tensor([3.0, 2.0, 2.0, 2.0, 1.0])
+    kept = [int(gate(chi, 0.0, price_for_rate(chi, rate)).sum()) for rate in (0.2, 0.4, 0.6, 0.8, 1.0)]
+    assert kept == [1, 1, 1, 4, 5]
+    assert gate(torch.zeros(5), 0.0, price_for_rate(torch.zeros(5), 0.4)).sum() == 0
+    assert gate(torch.zeros(5), 0.0, price_for_rate(torch.zeros(5), 1.0)).sum() == 5
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.03, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("temperature", [1e-3, 0.1, 1.0, 10.0, 1e3])
+def test_price_of_a_soft_gate_makes_the_mean_gate_the_rate(rate: float, temperature: float) -> None:
+    uniform = torch.rand(3, 167, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    cauchy = torch.tan(math.pi * (uniform - 0.5))
+    for chi in (cauchy, cauchy.pow(3), cauchy.square(), -cauchy.abs(), torch.full_like(uniform, 2.5), cauchy[0, 0]):
+        price = price_for_rate(chi, rate, temperature)
+        assert price.shape == ()
+        assert gate(chi, temperature, price).mean() == pytest.approx(rate, abs=1e-6)
+        in_single = gate(chi.float(), temperature, price_for_rate(chi.float(), rate, temperature))
+        if (
+            temperature >= 0.1 and chi.abs().max() < 1e4
+        ):  # else the temperature is lost in the rounding of delight itself
+            assert in_single.double().mean() == pytest.approx(rate, abs=1e-6)
+
+
+def test_a_quantile_would_price_the_soft_gate_wrongly() -> None:
+    # Unit-normal advantages and exponential surprisal: a target of .1 keeps .27.
+    rng = torch.Generator().manual_seed(0)
+    chi = torch.randn(100_000, generator=rng) * torch.empty(100_000).exponential_(generator=rng)
+    assert gate(chi, 1.0, chi.quantile(0.9)).mean() == pytest.approx(0.27, abs=0.01)
+    assert gate(chi, 1.0, price_for_rate(chi, 0.1, temperature=1.0)).mean() == pytest.approx(0.1, abs=1e-6)
+
+
+# Scaling
+
+
+def test_scale_by_rms_gives_unit_scale_and_moves_no_sign() -> None:
+    values = torch.tensor([[-3.0, 0.0], [1.0, 100.0]])
+    assert scale_by_rms(values).square().mean() == pytest.approx(1)
+    assert torch.equal(scale_by_rms(values).sign(), values.sign())
+
+
+def test_standardize_is_what_stable_baselines3_does_to_advantages() -> None:
+    values = torch.tensor([[-3.0, 0.0], [1.0, 100.0]])
+    scaled = standardize(values)
+    assert scaled.mean() == pytest.approx(0, abs=1e-6)
+    assert scaled.std(correction=1) == pytest.approx(1)
+    assert torch.equal(standardize(values[0, :1]), values[0, :1])
+
+
+@pytest.mark.parametrize("n_rows", [1, 3, 100])
+def test_constant_values_scale_without_nan(n_rows: int) -> None:
+    for value in (-2.0, 0.5, 1 / 3, 7.7, 1e4):
+        values = torch.full((n_rows,), value)
+        assert_close(scale_by_rms(values), values.sign())
+        if n_rows > 1:  # rounding of the mean, divided by rounding of the deviation: anything up to 1, but finite
+            assert (standardize(values).abs() <= 1).all()
+    zeros = torch.zeros(n_rows)
+    assert torch.equal(scale_by_rms(zeros), zeros)
+    assert torch.equal(standardize(zeros), zeros)
+
+
+# Contracts
+
+
+def test_nothing_but_the_loss_carries_a_gradient() -> None:
+    log_prob, advantage, behaviour = batch((3, 4))
+    advantage.requires_grad_()
+    results = {name: weight(log_prob, advantage, behaviour) for name, (weight, _) in METHODS.items()}
+    results |= {
+        "asympo": asympo_weight(log_prob, advantage),
+        "surprisal": surprisal(log_prob),
+        "delight": delight(log_prob, advantage),
+        **{f"{name} priority": priority(name, log_prob, advantage) for name in PRIORITIES},
+        "gate": gate(log_prob),
+        "price": price_for_rate(log_prob, 0.5, temperature=1.0),
+        "mean": sequence_mean(log_prob),
+        "rms": scale_by_rms(advantage),
+        "standardize": standardize(advantage),
+    }
+    assert [name for name, result in results.items() if result.requires_grad] == []
+    assert policy_gradient_loss(log_prob, advantage, results["pg"]).requires_grad
+
+
+@methods
+@pytest.mark.parametrize(
+    ("shape", "wrong"), [((4, 1), (4,)), ((4, 4), (4,)), ((4,), (4, 1)), ((4,), (1, 4)), ((4, 1), (4, 4)), ((), (1,))]
+)
+def test_an_advantage_that_would_broadcast_the_batch_is_refused(
+    weight: Function, surrogate: Function, shape: tuple[int, ...], wrong: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match=r"^advantage must"):
+        weight(torch.zeros(shape), torch.zeros(wrong), torch.zeros(shape))
+
+
+@pytest.mark.parametrize("weight", [importance_weight, ppo_clip_weight, simple_po_weight])
+@pytest.mark.parametrize(("shape", "wrong"), [((4, 1), (4,)), ((4, 4), (4,)), ((4,), (4, 1))])
+def test_a_behaviour_log_prob_that_would_broadcast_the_batch_is_refused(
+    weight: Function, shape: tuple[int, ...], wrong: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match=r"^behaviour_log_prob must"):
+        weight(torch.zeros(shape), torch.zeros(shape), torch.zeros(wrong))
+
+
+ROW, TOKENS = torch.zeros(4), torch.zeros(4, 4)
+BAD_INPUT: list[tuple[str, Callable[[], object]]] = [
+    *[("clip", lambda bad=bad: surprisal(ROW, bad)) for bad in (0, -1.0, math.nan)],
+    *[("clip", lambda bad=bad: delight(ROW, ROW, bad)) for bad in (0, -1.0, math.nan)],
+    *[("clip", lambda bad=bad: dg_weight(ROW, ROW, clip=bad)) for bad in (0, -1.0, math.nan)],
+    *[("clip", lambda bad=bad: importance_weight(ROW, ROW, ROW, bad)) for bad in (0, -1.0, math.nan)],
+    *[("temperature", lambda bad=bad: gate(ROW, bad)) for bad in (-1.0, math.nan, -math.inf)],
+    *[("temperature", lambda bad=bad: dg_weight(ROW, ROW, bad)) for bad in (-1.0, math.nan)],
+    *[("temperature", lambda bad=bad: price_for_rate(ROW, 0.5, bad)) for bad in (-1.0, math.nan, math.inf)],
+    *[("rate", lambda bad=bad: rows_at_rate(4, bad)) for bad in (0, -0.1, 1.1, math.nan)],
+    *[("rate", lambda bad=bad: top_rows(ROW, bad)) for bad in (0, 1.1, math.nan)],
+    *[("rate", lambda bad=bad: price_for_rate(ROW, bad)) for bad in (0, 1.1, math.nan)],
+    ("rate", lambda: price_for_rate(ROW, 1.0, temperature=1.0)),
+    *[("delight", lambda soft=soft: price_for_rate(ROW[:0], 0.5, soft)) for soft in (0.0, 1.0)],
+    *[("clip_range", lambda bad=bad: ppo_clip_weight(ROW, ROW, ROW, bad)) for bad in (0, -0.2, math.nan, math.inf)],
+    *[("clip_range", lambda bad=bad: simple_po_weight(ROW, ROW, ROW, bad)) for bad in (0, -0.2, math.nan, math.inf)],
+    *[("negative_scale", lambda bad=bad: scaled_weight(ROW, ROW, bad)) for bad in (-0.1, math.nan, math.inf)],
+    *[("p_low", lambda bad=bad: asympo_weight(TOKENS, TOKENS, p_low=bad)) for bad in (0, 1, -0.1, math.nan)],
+    *[("p_high", lambda bad=bad: asympo_weight(TOKENS, TOKENS, p_high=bad)) for bad in (0, 1, 1.1, math.nan)],
+    *[("surprisal_floor", lambda bad=bad: asympo_weight(TOKENS, TOKENS, surprisal_floor=bad)) for bad in (0, math.nan)],
+    *[("batch_size", lambda bad=bad: policy_gradient_loss(ROW, ROW, ROW, bad)) for bad in (0, -1)],
+    ("advantage", lambda: delight(TOKENS, ROW)),
+    ("advantage", lambda: asympo_weight(TOKENS, ROW)),
+    ("advantage", lambda: policy_gradient_loss(TOKENS, ROW, TOKENS)),
+    ("weight", lambda: policy_gradient_loss(TOKENS, TOKENS, ROW)),
+    ("mask", lambda: policy_gradient_loss(TOKENS, TOKENS, TOKENS, mask=ROW)),
+    ("mask", lambda: asympo_weight(TOKENS, TOKENS, mask=ROW)),
+    ("mask", lambda: sequence_mean(TOKENS, mask=torch.zeros(4, 1))),
+    ("log_prob", lambda: asympo_weight(ROW, ROW)),
+    ("values", lambda: sequence_mean(ROW)),
+    ("priority", lambda: priority("joy", ROW, ROW)),
+    ("advantage", lambda: priority("random", TOKENS, ROW)),
+]
+
+
+@pytest.mark.parametrize(("name", "call"), BAD_INPUT)
+def test_bad_input_is_a_value_error_naming_the_argument(name: str, call: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}\b"):
+        call()
+
+
+def test_the_equations_need_neither_stable_baselines3_nor_gymnasium() -> None:
+    # Loaded by path: importing the package would run its __init__, which does import stable-baselines3.
+    script = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("objectives", sys.argv[1])
+spec.loader.exec_module(importlib.util.module_from_spec(spec))
+print({"torch", "stable_baselines3", "gymnasium"} & set(sys.modules))
+"""
+    run = subprocess.run([sys.executable, "-c", script, str(objectives.__file__)], capture_output=True, text=True)
+    assert run.stdout.strip() == "{'torch'}", run.stderr

@@ -1,0 +1,305 @@
+"""The loop: its arguments, its refusal of what is not finite, its logs, and what it saves."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from sb3_delight import DG, KondoDG, PolicyGradient
+from sb3_delight.baselines import PPO, ImportanceWeightedPG, ScaledPO
+
+ALGORITHMS: list[type[PolicyGradient]] = [PolicyGradient, DG, KondoDG, ImportanceWeightedPG, PPO, ScaledPO]
+
+
+def make(cls: type[PolicyGradient] = DG, env: Any = "CartPole-v1", **kwargs: Any) -> PolicyGradient:
+    kwargs = {"seed": 0, "device": "cpu", "n_steps": 16, **kwargs}
+    return cls("MlpPolicy", env, **kwargs)
+
+
+def parameters(model: PolicyGradient) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in model.policy.parameters()]
+
+
+def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+# -------------------------------------------------------------------------------------- arguments
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "value"),
+    [
+        (PolicyGradient, "n_steps", 0),
+        (PolicyGradient, "n_steps", 2.5),
+        (PolicyGradient, "n_epochs", 0),
+        (PolicyGradient, "batch_size", 0),
+        (PolicyGradient, "gamma", 1.1),
+        (PolicyGradient, "gae_lambda", float("nan")),
+        (PolicyGradient, "ent_coef", float("nan")),
+        (PolicyGradient, "vf_coef", float("inf")),
+        (PolicyGradient, "max_grad_norm", 0),
+        (PolicyGradient, "advantage_scaling", "centre"),
+        (PolicyGradient, "surprisal_clip", -1.0),
+        (DG, "temperature", -1.0),
+        (DG, "temperature", float("nan")),
+        (DG, "temperature", "lin_hot"),
+        (DG, "temperature", None),
+        (DG, "temperature", lambda progress: -progress),
+        (KondoDG, "gate_rate", 0.0),
+        (KondoDG, "gate_rate", 1.5),
+        (KondoDG, "gate_rate", float("nan")),
+        (KondoDG, "gate_rate", 0.01),  # of 16 rows: below one
+        (KondoDG, "price", float("nan")),
+        (KondoDG, "price", float("inf")),
+        (KondoDG, "temperature", -0.5),
+        (KondoDG, "priority", "joy"),
+        (KondoDG, "critic_rate", 0.0),
+        (KondoDG, "screen", "glance"),
+        (KondoDG, "additive_alpha", 2.0),
+        (ImportanceWeightedPG, "ratio_clip", 0.0),
+        (PPO, "clip_range", 0.0),
+        (ScaledPO, "negative_scale", -0.1),
+        (ScaledPO, "negative_scale", float("nan")),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(cls: type[PolicyGradient], name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be .*, got "):
+        make(cls, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"gate_rate": 0.5, "price": 0.1}, "price"),
+        ({"gate_rate": 0.5, "temperature": float("inf")}, "temperature"),
+        ({"gate_rate": 1.0, "temperature": 1.0}, "gate_rate"),
+        ({"priority": "random"}, "gate_rate"),
+    ],
+)
+def test_arguments_that_exclude_each_other_are_refused_by_name(arguments: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be "):
+        make(KondoDG, **arguments)
+
+
+def test_load_checks_its_arguments_too(tmp_path: Path) -> None:
+    make(DG).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"^temperature must be"):
+        DG.load(tmp_path / "model", temperature=-1.0)
+    model = DG.load(tmp_path / "model", temperature="lin_4.0")
+    assert model._current(model.temperature) == 4.0
+
+
+def test_infinite_learning_rate_is_refused_before_a_step() -> None:
+    model = make(learning_rate=lambda progress: float("inf") if progress < 0.6 else 1e-3)
+    with pytest.raises(ValueError, match="learning_rate"):
+        model.learn(64)
+    assert all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
+
+
+def test_users_policy_kwargs_are_left_alone() -> None:
+    policy_kwargs: dict[str, Any] = {"net_arch": [8]}
+    make(policy_kwargs=policy_kwargs)
+    assert policy_kwargs == {"net_arch": [8]}
+
+
+# -------------------------------------------------------------------------------- finite or error
+
+
+class Poisoned(gym.Wrapper[Any, Any, Any, Any]):
+    """Pendulum that turns bad at one step, and is well again afterwards."""
+
+    def __init__(self, what: str, value: float, at: int) -> None:
+        super().__init__(gym.make("Pendulum-v1"))
+        self.what, self.value, self.at, self.steps = what, value, at, 0
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.steps += 1
+        if self.steps == self.at:
+            if self.what == "reward":
+                reward = self.value
+            else:
+                observation = np.full_like(observation, self.value)
+        return observation, reward, terminated, truncated, info
+
+
+@pytest.mark.parametrize("cls", [DG, KondoDG, PolicyGradient])
+@pytest.mark.parametrize("what", ["reward", "observation"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("at", [20, 32])  # within a rollout, and its last step
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_what_is_not_finite_never_reaches_the_parameters(
+    cls: type[PolicyGradient], what: str, value: float, at: int, tmp_path: Path
+) -> None:
+    model = make(cls, Poisoned(what, value, at))
+    model.learn(16)
+    before = parameters(model)
+    with pytest.raises(ValueError, match=f"NaN or inf {what} in the rollout"):
+        model.learn(32, reset_num_timesteps=False)
+    assert identical(before, parameters(model))
+    model.save(tmp_path / "model")
+    resumed = cls.load(tmp_path / "model", env=model.env)
+    assert identical(before, parameters(resumed))
+    resumed.learn(32, reset_num_timesteps=False)
+    model.learn(32, reset_num_timesteps=False)
+    for survivor in (model, resumed):
+        assert not identical(before, parameters(survivor))
+        assert all(torch.isfinite(parameter).all() for parameter in survivor.policy.parameters())
+
+
+@pytest.mark.parametrize("cls", [DG, KondoDG])
+def test_gradient_overflow_stops_before_the_step(cls: type[PolicyGradient]) -> None:
+    model = make(cls, vf_coef=1e38)
+    before = parameters(model)
+    with pytest.raises(ValueError, match="gradient is not finite"):
+        model.learn(64)
+    assert identical(before, parameters(model))
+
+
+def test_distribution_checks_are_back_after_an_update_even_a_failed_one() -> None:
+    assert torch.distributions.Distribution._validate_args
+    make().learn(16)
+    assert torch.distributions.Distribution._validate_args
+    with pytest.raises(ValueError, match="gradient"):
+        make(vf_coef=1e38).learn(16)
+    assert torch.distributions.Distribution._validate_args
+
+
+# ------------------------------------------------------------------------------ advantage scaling
+
+
+class ConstantReward(gym.Env[Any, Any]):
+    """One step, one reward."""
+
+    observation_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = gym.spaces.Discrete(3)
+
+    def __init__(self, reward: float) -> None:
+        self.reward = reward
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        return np.zeros(2, np.float32), self.reward, True, False, {}
+
+
+@pytest.mark.parametrize("cls", [DG, KondoDG])
+@pytest.mark.parametrize("scaling", ["off", "scale", "standardize"])
+@pytest.mark.parametrize("n_steps", [1, 8])
+@pytest.mark.parametrize("reward", [0.0, 1.0])
+def test_degenerate_advantages_leave_no_nan(
+    cls: type[PolicyGradient], scaling: str, n_steps: int, reward: float
+) -> None:
+    model = make(cls, ConstantReward(reward), n_steps=n_steps, advantage_scaling=scaling, normalize_delight=True)
+    if reward == 0:  # with a value of 0: every advantage, hence every delight, is exactly 0
+        torch.nn.init.zeros_(model.policy.value_net.weight)
+    before = parameters(model)
+    model.learn(5 * n_steps)
+    assert all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
+    assert identical(before, parameters(model)) == (reward == 0)
+
+
+# --------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_equal_seeds_give_identical_runs(cls: type[PolicyGradient]) -> None:
+    runs = [parameters(make(cls, seed=seed, n_steps=64).learn(256)) for seed in (3, 3, 4)]
+    assert identical(runs[0], runs[1])
+    assert not identical(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_loaded_model_makes_the_same_next_update(cls: type[PolicyGradient], tmp_path: Path) -> None:
+    model = make(cls, n_steps=32).learn(96)
+    model.save(tmp_path / "model")
+    loaded = cls.load(tmp_path / "model", env=model.env, device="cpu")
+    assert identical(parameters(model), parameters(loaded))
+    assert loaded.num_timesteps == model.num_timesteps
+    assert (loaded.actor_rows, loaded._n_updates) == (model.actor_rows, model._n_updates)
+    state, loaded_state = (each.policy.optimizer.state_dict() for each in (model, loaded))
+    assert str(state) == str(loaded_state)
+    model.learn(32, reset_num_timesteps=False)  # fills a rollout, which both then train on
+    loaded.set_logger(configure(None, []))
+    loaded.rollout_buffer = model.rollout_buffer
+    model.set_parameters(str(tmp_path / "model"))
+    for each in (model, loaded):
+        each.set_random_seed(5)
+        each._current_progress_remaining = 0.5
+        each.train()
+    assert identical(parameters(model), parameters(loaded))
+    loaded.learn(64, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 96 + 64
+
+
+def test_learn_needs_no_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stop(BaseCallback):
+        def _on_step(self) -> bool:
+            return self.num_timesteps < 40
+
+    model = make().learn(callback=Stop())
+    assert model._total_timesteps == 1_000_000
+    assert model.num_timesteps == 40
+
+
+def test_batch_size_and_epochs_set_the_number_of_steps() -> None:
+    model = make(PolicyGradient, n_steps=50, batch_size=20, n_epochs=2).learn(50)
+    assert model._n_updates == 2 * 3
+    assert model.actor_rows == model.critic_rows == 2 * 50
+    assert make(PolicyGradient, n_steps=50).learn(50)._n_updates == 1
+    assert make(PolicyGradient, n_steps=50, batch_size=1000).learn(50)._n_updates == 1
+
+
+# ------------------------------------------------------------------------------------------- logs
+
+
+@pytest.mark.parametrize("cls", [DG, KondoDG])
+def test_every_update_is_logged_the_last_one_too(cls: type[PolicyGradient], tmp_path: Path) -> None:
+    model = make(cls, "Pendulum-v1", **({"gate_rate": 0.5} if cls is KondoDG else {}))
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(64, log_interval=1)
+    with (tmp_path / "progress.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["train/gradient_steps"] for row in rows] == ["", "1", "2", "3", "4"]
+    last = {key.removeprefix("train/"): float(value) for key, value in rows[-1].items() if value}
+    assert {
+        "policy_loss", "value_loss", "entropy", "explained_variance", "delight_mean", "delight_std", "surprisal_mean",
+        "gate_mean", "kept_fraction", "actor_rows", "critic_rows", "screen_rows", "gradient_steps", "std",
+        "learning_rate",
+    } <= last.keys()  # fmt: skip
+    assert ("price" in last) == (cls is KondoDG)
+    assert last["critic_rows"] == 64
+    assert 0 < last["gate_mean"] < 1
+    assert last["std"] == pytest.approx(model.policy.log_std.exp().mean().item())  # of the last update, not before it
+    assert all(np.isfinite(value) for value in last.values())
+
+
+def test_logged_delight_is_that_of_the_rollout() -> None:
+    model = make(advantage_scaling="off", surprisal_clip=None)
+    model.set_logger(configure(None, []))
+    model.learn(16)
+    buffer: Any = model.rollout_buffer
+    # learn() dumped the last update, so train once more on the same rollout.
+    model.train()
+    logged = model.logger.name_to_value
+    delight = -buffer.log_probs * buffer.advantages
+    assert logged["train/delight_mean"] == pytest.approx(delight.mean().item(), rel=1e-5)
+    assert logged["train/delight_std"] == pytest.approx(delight.std(correction=0).item(), rel=1e-5)
+    assert logged["train/surprisal_mean"] == pytest.approx(-buffer.log_probs.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_vectorised_environments_fill_one_rollout(n_envs: int) -> None:
+    env: VecEnv = DummyVecEnv([lambda: gym.make("CartPole-v1")] * n_envs)
+    model = make(DG, env).learn(16 * n_envs)
+    assert model.num_timesteps == model.actor_rows == 16 * n_envs
