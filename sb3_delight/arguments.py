@@ -4,10 +4,13 @@ import math
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
-__all__ = ["as_schedule", "is_whole", "require"]
+__all__ = ["as_schedule", "check_spaces", "is_whole", "require"]
+
+PLAIN = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 def require(holds: bool, name: str, value: Any, allowed: str) -> None:
@@ -39,3 +42,25 @@ def as_schedule(name: str, value: float | str | Schedule) -> FloatSchedule:
     is_number = isinstance(value, int | float) and not math.isnan(value)
     require(is_number or callable(value), name, value, allowed)
     return FloatSchedule(value)
+
+
+def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    """:raises ValueError: for what stable-baselines3's policies cannot read or emit, before it wraps the environment"""
+    name, space = "env's observation space", observation_space
+    for part in space.spaces.values() if isinstance(space, spaces.Dict) else [space]:
+        _check_plain(name, part, "Box, Discrete, MultiDiscrete, MultiBinary, or a flat Dict of these")
+    name = "env's action space"
+    _check_plain(name, action_space, "Box, Discrete, MultiDiscrete or MultiBinary")
+    if isinstance(action_space, spaces.Box):
+        require(action_space.is_bounded(), name, action_space, "a Box with finite bounds")
+    if isinstance(action_space, spaces.MultiBinary):
+        require(len(action_space.shape) == 1, name, action_space, "a one-dimensional MultiBinary: flatten it")
+
+
+def _check_plain(name: str, space: spaces.Space[Any], allowed: str) -> None:
+    require(isinstance(space, PLAIN), name, space, allowed)
+    if isinstance(space, spaces.Discrete):
+        require(space.start == 0, name, space, "numbered from 0 (start=0)")
+    if isinstance(space, spaces.MultiDiscrete):
+        flat = space.nvec.ndim == 1 and not space.start.any()
+        require(flat, name, space, "a one-dimensional MultiDiscrete numbered from 0 (start=0)")

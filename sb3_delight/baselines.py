@@ -75,7 +75,7 @@ class PPO(PolicyGradient):
     def _weight(self, log_prob: Tensor, batch: Samples) -> Tensor:
         clip_range = self._current(self.clip_range)
         weight = objectives.ppo_clip_weight(log_prob, batch.advantages, batch.old_log_prob, clip_range)
-        self._record("clip_fraction", (weight == 0).float().mean())
+        self.record("clip_fraction", (weight == 0).float().mean())
         return weight
 
 

@@ -112,15 +112,15 @@ class KondoDG(PolicyGradient):
         temperature = self._current(self.temperature)
         if self.gate_rate is not None and temperature == 0:
             kept = objectives.top_rows(score, self.gate_rate)
-            self._record("gate_mean", len(kept) / len(score))
-            self._record("price", score[kept].min())
+            self.record("gate_mean", len(kept) / len(score))
+            self.record("price", score[kept].min())
             return kept
         price: Tensor | float = self.price
         if self.gate_rate is not None:
             price = objectives.price_for_rate(score, self.gate_rate, temperature)
         gate = objectives.gate(score, temperature, price)
-        self._record("gate_mean", gate.mean())
-        self._record("price", price)
+        self.record("gate_mean", gate.mean())
+        self.record("price", price)
         return torch.bernoulli(gate).nonzero().flatten()
 
     def _critic_row_count(self, n_rows: int) -> int:

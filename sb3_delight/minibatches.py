@@ -74,10 +74,13 @@ def deal_rows(
         dropped = torch.ones(n_rows, dtype=torch.bool, device=device).index_fill_(0, kept, False)
         order = order[torch.argsort(dropped[order], stable=True)]
     sizes = [n_actor - n_both, n_both, n_critic - n_both, n_rows - n_actor - n_critic + n_both]
-    kinds = torch.split(order, sizes)
-    for start in range(0, n_rows, batch_size):
-        stop = min(start + batch_size, n_rows)
-        parts = [kind[len(kind) * start // n_rows : len(kind) * stop // n_rows] for kind in kinds]
-        actor_only, both, critic_only, neither = map(len, parts)
-        paid = actor_only + both + critic_only
-        yield Rows(torch.cat(parts), paid + neither, paid, actor_only + both, both + critic_only)
+    # Interleave the kinds evenly, begin anywhere, cut into minibatches, and sort each of those by kind.
+    dealt = np.argsort(np.concatenate([(np.arange(size) + 0.5) / max(size, 1) for size in sizes]), kind="stable")
+    if max(sizes) < n_rows:
+        dealt = np.roll(dealt, np.random.randint(n_rows))
+    chunks = [np.sort(dealt[start : start + batch_size]) for start in range(0, n_rows, batch_size)]
+    order = order[torch.from_numpy(np.concatenate(chunks)).to(device)]
+    for index, chunk in zip(torch.split(order, batch_size), chunks, strict=True):
+        kind = np.searchsorted(np.cumsum(sizes), chunk, side="right")
+        actor_only, both, critic_only, _ = np.bincount(kind, minlength=4).tolist()
+        yield Rows(index, len(chunk), actor_only + both + critic_only, actor_only + both, both + critic_only)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sb3_delight import objectives
-from sb3_delight.arguments import is_whole, require
+from sb3_delight.arguments import check_spaces, is_whole, require
 from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout, map_observations, take, take_slice
 from sb3_delight.forward import evaluate_rows, unvalidated_distributions
 from sb3_delight.minibatches import Rows, deal_rows
@@ -116,32 +117,32 @@ class PolicyGradient(OnPolicyAlgorithm):
         policy_kwargs = dict(policy_kwargs or {})
         if not {"optimizer_class", "optimizer_kwargs"} & policy_kwargs.keys():
             policy_kwargs["optimizer_kwargs"] = {"eps": 1e-5, "fused": True}  # eps as in stable-baselines3
-        try:
-            super().__init__(
-                policy,
-                env,
-                learning_rate=learning_rate,
-                n_steps=n_steps,
-                gamma=gamma,
-                gae_lambda=gae_lambda,
-                ent_coef=ent_coef,
-                vf_coef=vf_coef,
-                max_grad_norm=max_grad_norm,
-                use_sde=use_sde,
-                sde_sample_freq=sde_sample_freq,
-                rollout_buffer_class=rollout_buffer_class or DeviceRolloutBuffer,
-                rollout_buffer_kwargs=rollout_buffer_kwargs,
-                stats_window_size=stats_window_size,
-                tensorboard_log=tensorboard_log,
-                policy_kwargs=policy_kwargs,
-                verbose=verbose,
-                device=device,
-                seed=seed,
-                _init_setup_model=False,
-                supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
-            )
-        except AssertionError as error:  # how stable-baselines3 refuses an environment
-            raise ValueError(f"env is not supported: {error}") from error
+        if env is not None:
+            env = maybe_make_env(env, verbose)
+            check_spaces(env.observation_space, env.action_space)
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class or DeviceRolloutBuffer,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            _init_setup_model=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+        )
         self.batch_size = batch_size
         self.n_epochs = n_epochs
         self.advantage_scaling = advantage_scaling
@@ -173,11 +174,6 @@ class PolicyGradient(OnPolicyAlgorithm):
         require(scaling in ADVANTAGE_SCALING, "advantage_scaling", scaling, f"one of {list(ADVANTAGE_SCALING)}")
         clip = self.surprisal_clip
         require(clip is None or clip > 0, "surprisal_clip", clip, "a positive number of nats, or None")
-        space = self.observation_space
-        parts = list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
-        plain = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-        allowed = "Box, Discrete, MultiDiscrete, MultiBinary, or a flat Dict of these"
-        require(all(isinstance(part, plain) for part in parts), "env's observation space", space, allowed)
 
     # ---------------------------------------------------------------------- decisions of a method
 
@@ -206,7 +202,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         """Value of a schedule at the remaining progress."""
         return float(schedule(self._current_progress_remaining))
 
-    def _record(self, name: str, value: Tensor | float) -> None:
+    def record(self, name: str, value: Tensor | float) -> None:
         """Log ``train/name``: the mean of this update's values, which stay on the device until its end."""
         value = value.detach() if isinstance(value, Tensor) else torch.full((), value, device=self.device)
         self._metrics[name].append(value)
@@ -245,7 +241,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         values, log_prob, entropy = evaluate_rows(self.policy, batch, rows)
         loss = torch.zeros((), device=self.device)
         if log_prob is not None:
-            every = rollout.advantages if rows.index is None else rollout.advantages[rows.index]
+            every = rollout.advantages if rows.index is None else rollout.advantages.index_select(0, rows.index)
             advantages = self._scale_advantages(every)[rows.actor]
             actor_batch = take_slice(batch, rows.actor)._replace(advantages=advantages)
             weight = self._weight(log_prob.detach(), actor_batch)
@@ -253,12 +249,12 @@ class PolicyGradient(OnPolicyAlgorithm):
             # No closed form (squashed gSDE): the sample mean of -log pi, as in stable-baselines3.
             mean_entropy = -log_prob.mean() if entropy is None else entropy.mean()
             loss = policy_loss - self.ent_coef * mean_entropy
-            self._record("policy_loss", policy_loss)
-            self._record("entropy", mean_entropy)
+            self.record("policy_loss", policy_loss)
+            self.record("entropy", mean_entropy)
         if values is not None:
             value_loss = functional.mse_loss(values, batch.returns[rows.critic])
             loss = loss + self.vf_coef * value_loss
-            self._record("value_loss", value_loss)
+            self.record("value_loss", value_loss)
         self._step_optimizer(loss)
         self._n_updates += 1
         self.actor_rows += rows.n_actor
@@ -327,12 +323,12 @@ class PolicyGradient(OnPolicyAlgorithm):
         """Everything logged of one update; the device is read once."""
         surprisal = objectives.surprisal(rollout.old_log_prob, self.surprisal_clip)
         delight = objectives.delight(rollout.old_log_prob, rollout.advantages, self.surprisal_clip)
-        self._record("surprisal_mean", surprisal.mean())
-        self._record("delight_mean", delight.mean())
-        self._record("delight_std", delight.std(correction=0))
-        self._record("explained_variance", explained_variance(rollout.old_values, rollout.returns))
+        self.record("surprisal_mean", surprisal.mean())
+        self.record("delight_mean", delight.mean())
+        self.record("delight_std", delight.std(correction=0))
+        self.record("explained_variance", explained_variance(rollout.old_values, rollout.returns))
         if hasattr(self.policy, "log_std"):
-            self._record("std", self.policy.log_std.exp().mean())
+            self.record("std", self.policy.log_std.exp().mean())
         means = torch.stack([torch.stack(values).mean().float() for values in self._metrics.values()])
         for name, value in zip(self._metrics, means.tolist(), strict=True):
             self.logger.record(f"train/{name}", value)

@@ -64,6 +64,6 @@ def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
     :param returns: ``[*]``
     :return: scalar; NaN where the returns do not vary
     """
-    variance = returns.var(correction=0)
-    explained = 1 - (returns - values).var(correction=0) / variance
-    return torch.where(variance > 0, explained, torch.nan)
+    explained = 1 - (returns - values).var(correction=0) / returns.var(correction=0)
+    # Not by the variance: rounding gives equal values one.
+    return torch.where(returns.max() > returns.min(), explained, torch.nan)

@@ -73,7 +73,7 @@ def test_normalized_delight_does_not_depend_on_the_reward_scale() -> None:
     log_prob, advantages = -torch.rand(50) * 5, torch.randn(50)
 
     def weight(scale: float, normalize: bool) -> torch.Tensor:
-        model = DG("MlpPolicy", "CartPole-v1", normalize_delight=normalize, n_steps=8, device="cpu")
+        model = DG("MlpPolicy", "CartPole-v1", normalize_delight=normalize, temperature=1.0, n_steps=8, device="cpu")
         batch: Any = type("Batch", (), {"advantages": scale * advantages})
         return model._weight(log_prob, batch)
 
@@ -83,7 +83,7 @@ def test_normalized_delight_does_not_depend_on_the_reward_scale() -> None:
 
 
 def test_surprisal_is_clipped_inside_the_gate_only() -> None:
-    model = DG("MlpPolicy", "Pendulum-v1", surprisal_clip=1.0, n_steps=8, device="cpu")
+    model = DG("MlpPolicy", "Pendulum-v1", temperature=1.0, surprisal_clip=1.0, n_steps=8, device="cpu")
     log_prob, advantages = torch.tensor([-3.0, 5.0]), torch.tensor([1.0, 2.0])
     batch: Any = type("Batch", (), {"advantages": advantages})
     torch.testing.assert_close(model._weight(log_prob, batch), torch.sigmoid(torch.tensor([1.0, -2.0])))

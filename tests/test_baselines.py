@@ -1,0 +1,40 @@
+"""The other methods: what each does to stale rows."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from sb3_delight.baselines import PPO, ImportanceWeightedPG, ScaledPO
+from sb3_delight.policy_gradient import PolicyGradient
+
+
+def weight(cls: type[PolicyGradient], log_ratio: list[float], advantages: list[float], **kwargs: Any) -> list[float]:
+    model = cls("MlpPolicy", "CartPole-v1", device="cpu", n_steps=8, **kwargs)
+    log_prob = torch.tensor(log_ratio) - 1.0
+    batch: Any = type("Batch", (), {"advantages": torch.tensor(advantages), "old_log_prob": torch.full((2,), -1.0)})
+    return model._weight(log_prob, batch).tolist()
+
+
+def test_importance_weights_are_ratios_truncated_on_request() -> None:
+    log_ratio = [0.6931472, -0.6931472]
+    assert weight(ImportanceWeightedPG, log_ratio, [1.0, 1.0]) == pytest.approx([2.0, 0.5])
+    assert weight(ImportanceWeightedPG, log_ratio, [1.0, 1.0], ratio_clip=1.5) == pytest.approx([1.5, 0.5])
+
+
+def test_ppo_stops_rows_that_moved_far_enough() -> None:
+    log_ratio = [0.6931472, -0.6931472]
+    assert weight(PPO, log_ratio, [1.0, 1.0]) == pytest.approx([0.0, 0.5])
+    assert weight(PPO, log_ratio, [-1.0, -1.0]) == pytest.approx([2.0, 0.0])
+    assert weight(PPO, log_ratio, [1.0, -1.0], clip_range=2.0) == pytest.approx([2.0, 0.5])
+
+
+def test_ppo_follows_the_schedule_of_its_clip_range() -> None:
+    model = PPO("MlpPolicy", "CartPole-v1", device="cpu", n_steps=8, clip_range="lin_0.4")
+    model._current_progress_remaining = 0.5
+    assert model._current(model.clip_range) == pytest.approx(0.2)
+
+
+def test_scaled_po_mutes_failures() -> None:
+    assert weight(ScaledPO, [0.0, 0.0], [1.0, -1.0]) == pytest.approx([1.0, 0.2])
+    assert weight(ScaledPO, [0.0, 0.0], [1.0, -1.0], negative_scale=0.0) == pytest.approx([1.0, 0.0])

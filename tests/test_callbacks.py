@@ -1,0 +1,42 @@
+"""Figures of delight reach TensorBoard, the last update's too."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sb3_delight import DG, KondoDG, PolicyGradient
+from sb3_delight.callbacks import DelightFigures
+
+
+@pytest.mark.parametrize("cls", [PolicyGradient, DG, KondoDG])
+def test_figures_are_written_with_the_scalars(cls: type[PolicyGradient], tmp_path: Path) -> None:
+    model = cls("MlpPolicy", "CartPole-v1", n_steps=16, seed=0, device="cpu", tensorboard_log=str(tmp_path))
+    model.learn(16 * 5, callback=DelightFigures(every=2, max_points=5), log_interval=1)
+    events = EventAccumulator(str(tmp_path / f"{cls.__name__}_1"), size_guidance={"images": 0})
+    events.Reload()
+    assert [event.step for event in events.Images("delight/figure")] == [16 * 3, 16 * 5, 16 * 5]
+    assert events.Scalars("train/delight_mean")[-1].step == 16 * 5
+
+
+def test_last_update_weighs_dropped_rows_zero() -> None:
+    model = KondoDG("MlpPolicy", "CartPole-v1", n_steps=20, gate_rate=0.25, seed=0, device="cpu")
+    assert model.last_update is None
+    model.learn(20)
+    assert model.last_update is not None
+    advantages, log_prob, weight = model.last_update
+    assert advantages.shape == log_prob.shape == weight.shape == (20,)
+    assert sorted(weight.tolist()) == [0.0] * 15 + [1.0] * 5
+    delight = -log_prob * advantages
+    assert delight[weight == 1].min() >= delight[weight == 0].max()
+    dg = DG("MlpPolicy", "CartPole-v1", n_steps=20, temperature=2.0, seed=0, device="cpu").learn(20)
+    assert dg.last_update is not None
+    advantages, log_prob, weight = dg.last_update
+    torch.testing.assert_close(weight, torch.sigmoid(-log_prob * advantages / 2.0))
+
+
+@pytest.mark.parametrize("name", ["every", "max_points"])
+def test_bad_arguments_are_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be"):
+        DelightFigures(**{name: 0})

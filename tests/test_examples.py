@@ -1,0 +1,39 @@
+"""The examples run as the README says, shortened."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(script: str, *arguments: str) -> str:
+    command = [sys.executable, str(EXAMPLES / script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_quickstart_trains_saves_and_draws(tmp_path: Path) -> None:
+    pytest.importorskip("mujoco")
+    stdout = run("quickstart.py", "--timesteps", "2500", "--output", "out")
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["timesteps"] >= 2500
+    last = stdout.strip().splitlines()[-1]
+    assert f"evaluated return {result['trained']:.0f} " in last
+    assert f"(untrained policy {result['untrained']:.0f}, random actions {result['random']:.0f})" in last
+    for name in ("model.zip", "vecnormalize.pkl", "learning_curve.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 1000
+    assert list((tmp_path / "out").glob("DG_1/events.*"))
+
+
+def test_quickstart_takes_any_environment(tmp_path: Path) -> None:
+    run("quickstart.py", "--env", "CartPole-v1", "--timesteps", "600", "--output", "out")
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["random"] > 5
+
+
+def test_custom_objective_trains() -> None:
+    assert "MutedFailures on CartPole-v1, 1000 steps: return" in run("custom_objective.py", "--timesteps", "1000")

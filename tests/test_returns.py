@@ -1,0 +1,154 @@
+"""Advantages against stable-baselines3's, and against their definitions."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.utils import explained_variance as stock_explained_variance
+from torch import Tensor
+from torch.testing import assert_close
+
+from sb3_delight.returns import explained_variance, gae
+
+Rollout = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def random_rollout(n_steps: int, n_envs: int, seed: int = 0) -> Rollout:
+    """Rewards, values, episode starts, last values and last dones; about one step in four ends an episode."""
+    generator = torch.Generator().manual_seed(seed)
+    rewards, values = torch.randn((2, n_steps, n_envs), generator=generator) * torch.tensor([10.0, 3.0])[:, None, None]
+    starts = (torch.rand((n_steps, n_envs), generator=generator) < 0.25).float()
+    last_dones = (torch.rand(n_envs, generator=generator) < 0.25).float()
+    return rewards, values, starts, torch.randn(n_envs, generator=generator), last_dones
+
+
+def every_pattern_of_dones(n_steps: int = 5) -> Rollout:
+    """One environment for each way in which the steps of a rollout can end episodes."""
+    patterns = torch.tensor(list(itertools.product([0.0, 1.0], repeat=n_steps + 1))).T
+    rewards, values, _, last_values, _ = random_rollout(n_steps, patterns.shape[1], seed=1)
+    return rewards, values, patterns[:-1], last_values, patterns[-1]
+
+
+ROLLOUTS = {
+    "one step": random_rollout(1, 1),
+    "one environment": random_rollout(40, 1),
+    "many": random_rollout(33, 8),
+    "every pattern of dones": every_pattern_of_dones(),
+}
+by_rollout = pytest.mark.parametrize("rollout", ROLLOUTS.values(), ids=ROLLOUTS.keys())
+by_gamma = pytest.mark.parametrize("gamma", [0.0, 0.9, 0.997, 1.0])
+by_lambda = pytest.mark.parametrize("gae_lambda", [0.0, 0.3, 0.95, 1.0])
+
+
+@by_rollout
+@by_gamma
+@by_lambda
+def test_gae_is_stable_baselines3s_bit_for_bit(rollout: Rollout, gamma: float, gae_lambda: float) -> None:
+    rewards, values, starts, last_values, last_dones = rollout
+    n_steps, n_envs = rewards.shape
+    space = spaces.Box(-1, 1, (1,))
+    buffer = RolloutBuffer(n_steps, space, space, "cpu", gae_lambda, gamma, n_envs)
+    nothing = np.zeros((n_envs, 1), np.float32)
+    for reward, value, start in zip(rewards, values, starts, strict=True):
+        buffer.add(nothing, nothing, reward.numpy(), start.numpy(), value, torch.zeros(n_envs))
+    buffer.compute_returns_and_advantage(last_values, last_dones.numpy())
+    advantages, returns = gae(*rollout, gamma, gae_lambda)
+    assert torch.equal(advantages, torch.from_numpy(buffer.advantages))
+    assert torch.equal(returns, torch.from_numpy(buffer.returns))
+
+
+def one_step_errors(rollout: Rollout, gamma: float) -> tuple[Tensor, Tensor]:
+    """In double precision: the one-step errors, and 1 where an episode continues past a step; both ``[T, N]``."""
+    rewards, values, starts, last_values, last_dones = (part.double() for part in rollout)
+    continues = 1 - torch.vstack([starts[1:], last_dones])
+    return rewards + gamma * continues * torch.vstack([values[1:], last_values]) - values, continues
+
+
+@by_rollout
+@by_gamma
+@by_lambda
+def test_gae_is_the_discounted_sum_of_one_step_errors(rollout: Rollout, gamma: float, gae_lambda: float) -> None:
+    errors, continues = one_step_errors(rollout, gamma)
+    expected = torch.zeros_like(errors)
+    for start in range(len(errors)):
+        for step in range(start, len(errors)):
+            alive = continues[start:step].prod(dim=0)
+            expected[start] += (gamma * gae_lambda) ** (step - start) * alive * errors[step]
+    advantages, returns = gae(*rollout, gamma, gae_lambda)
+    assert_close(advantages.double(), expected, rtol=1e-5, atol=1e-4)
+    assert_close(returns, advantages + rollout[1], rtol=0, atol=0)
+
+
+@by_rollout
+@by_gamma
+def test_lambda_0_is_the_one_step_error(rollout: Rollout, gamma: float) -> None:
+    advantages, _ = gae(*rollout, gamma, 0.0)
+    assert_close(advantages.double(), one_step_errors(rollout, gamma)[0], rtol=1e-5, atol=1e-5)
+
+
+@by_rollout
+@by_gamma
+def test_lambda_1_returns_are_the_discounted_rewards_of_the_episode(rollout: Rollout, gamma: float) -> None:
+    rewards, _, starts, last_values, last_dones = rollout
+    expected = torch.zeros_like(rewards)
+    for start, env in np.ndindex(*rewards.shape):
+        ended = False
+        for step in range(start, len(rewards)):
+            expected[start, env] += gamma ** (step - start) * rewards[step, env]
+            ended = bool((last_dones if step + 1 == len(rewards) else starts[step + 1])[env])
+            if ended:
+                break
+        if not ended:
+            expected[start, env] += gamma ** (len(rewards) - start) * last_values[env]
+    assert_close(gae(*rollout, gamma, 1.0)[1], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gae_carries_no_gradient() -> None:
+    rollout = random_rollout(4, 2)
+    rollout[1].requires_grad_()
+    assert not any(part.requires_grad for part in gae(*rollout, 0.9, 0.9))
+
+
+@pytest.mark.parametrize(
+    ("argument", "shape", "named"),
+    [
+        (0, (4,), "rewards"),
+        (0, (3, 2), "rewards"),
+        (1, (4, 1), "values"),
+        (2, (2, 4), "episode_starts"),
+        (3, (1,), "last_values"),
+        (3, (2, 1), "last_values"),
+        (4, (3,), "last_dones"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused_by_name(argument: int, shape: tuple[int, ...], named: str) -> None:
+    arguments = list(random_rollout(4, 2))
+    arguments[argument] = torch.zeros(shape)
+    rewards, values, starts, last_values, last_dones = arguments
+    with pytest.raises(ValueError, match=named) as error:
+        gae(rewards, values, starts, last_values, last_dones, 0.9, 0.9)
+    assert str(shape) in str(error.value)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_explained_variance_is_stable_baselines3s(seed: int) -> None:
+    values, returns = torch.randn((2, 50), generator=torch.Generator().manual_seed(seed))
+    returns = returns + seed * values
+    expected = stock_explained_variance(values.numpy(), returns.numpy())
+    assert explained_variance(values, returns).item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_explained_variance_of_perfect_values_is_1_and_of_constant_ones_0() -> None:
+    returns = torch.arange(10.0)
+    assert explained_variance(returns, returns).item() == 1.0
+    assert explained_variance(torch.full_like(returns, 3.0), returns).item() == 0.0
+
+
+@pytest.mark.parametrize("constant", [0.0, 2.0, -0.1])
+@pytest.mark.parametrize("n_rows", [1, 10, 1000])
+def test_explained_variance_of_constant_returns_is_nan(constant: float, n_rows: int) -> None:
+    returns = torch.full((n_rows,), constant)
+    assert explained_variance(torch.randn(n_rows), returns).isnan()
