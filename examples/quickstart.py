@@ -10,6 +10,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,7 +24,7 @@ from sb3_delight import DG
 
 N_ENVS = 8
 # Continuous actions have a surprisal of several nats each, so delight is large: temperature 10 keeps the gate soft.
-SETTINGS = {"n_steps": 32, "gamma": 0.98, "temperature": 10.0, "learning_rate": 7e-4}
+SETTINGS: dict[str, Any] = {"n_steps": 32, "gamma": 0.98, "temperature": 10.0, "learning_rate": 7e-4}
 
 
 class EpisodeReturns(BaseCallback):

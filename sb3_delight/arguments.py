@@ -8,7 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
-__all__ = ["as_schedule", "check_spaces", "is_whole", "require"]
+__all__ = ["as_schedule", "check_spaces", "is_whole", "number", "require"]
 
 PLAIN = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
@@ -17,6 +17,11 @@ def require(holds: bool, name: str, value: Any, allowed: str) -> None:
     """:raises ValueError: that names the argument, its value and what is allowed, unless the condition holds"""
     if not holds:
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
+
+
+def number(value: Any) -> float:
+    """The value, or NaN if it is not a number: NaN fails every comparison."""
+    return float(value) if isinstance(value, int | float | np.number) and not isinstance(value, bool) else math.nan
 
 
 def is_whole(value: Any) -> bool:
@@ -32,16 +37,15 @@ def as_schedule(name: str, value: float | str | Schedule) -> FloatSchedule:
     """
     allowed = "a number, a function of the remaining progress, or 'lin_' and a number"
     if isinstance(value, str):
-        number = value.removeprefix("lin_")
+        digits = value.removeprefix("lin_")
         try:
-            start = float(number)
+            start = float(digits)
         except ValueError:
             start = math.nan
         require(not math.isnan(start), name, value, allowed)
-        return FloatSchedule(LinearSchedule(start, 0.0, 1.0) if number != value else start)
-    is_number = isinstance(value, int | float) and not math.isnan(value)
-    require(is_number or callable(value), name, value, allowed)
-    return FloatSchedule(value)
+        return FloatSchedule(LinearSchedule(start, 0.0, 1.0) if digits != value else start)
+    require(callable(value) or not math.isnan(number(value)), name, value, allowed)
+    return FloatSchedule(value if callable(value) else number(value))
 
 
 def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:

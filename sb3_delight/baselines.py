@@ -1,5 +1,6 @@
 """Other methods on the same loop, a few lines each: what a comparison with DG should be made against."""
 
+import math
 from typing import Any
 
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -7,7 +8,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from sb3_delight import objectives
-from sb3_delight.arguments import as_schedule, require
+from sb3_delight.arguments import as_schedule, number, require
 from sb3_delight.buffers import Samples
 from sb3_delight.policy_gradient import PolicyGradient
 
@@ -27,7 +28,7 @@ class ImportanceWeightedPG(PolicyGradient):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 7e-4,
+        learning_rate: float | str | Schedule = 7e-4,
         *,
         ratio_clip: float | None = None,
         **kwargs: Any,
@@ -37,7 +38,9 @@ class ImportanceWeightedPG(PolicyGradient):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        require(self.ratio_clip is None or self.ratio_clip > 0, "ratio_clip", self.ratio_clip, "positive, or None")
+        require(
+            self.ratio_clip is None or number(self.ratio_clip) > 0, "ratio_clip", self.ratio_clip, "positive, or None"
+        )
 
     def _weight(self, log_prob: Tensor, batch: Samples) -> Tensor:
         return objectives.importance_weight(log_prob, batch.advantages, batch.old_log_prob, self.ratio_clip)
@@ -58,7 +61,7 @@ class PPO(PolicyGradient):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 3e-4,
+        learning_rate: float | str | Schedule = 3e-4,
         *,
         clip_range: float | str | Schedule = 0.2,
         **kwargs: Any,
@@ -92,7 +95,7 @@ class ScaledPO(PolicyGradient):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 7e-4,
+        learning_rate: float | str | Schedule = 7e-4,
         *,
         negative_scale: float = 0.2,
         **kwargs: Any,
@@ -102,7 +105,7 @@ class ScaledPO(PolicyGradient):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        require(self.negative_scale >= 0, "negative_scale", self.negative_scale, "0 or more")
+        require(0 <= number(self.negative_scale) < math.inf, "negative_scale", self.negative_scale, "finite, 0 or more")
 
     def _weight(self, log_prob: Tensor, batch: Samples) -> Tensor:
         return objectives.scaled_weight(log_prob, batch.advantages, self.negative_scale)

@@ -39,7 +39,7 @@ class DG(PolicyGradient):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 7e-4,
+        learning_rate: float | str | Schedule = 7e-4,
         *,
         temperature: float | str | Schedule = 10.0,
         normalize_delight: bool = False,

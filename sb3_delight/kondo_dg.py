@@ -9,7 +9,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from sb3_delight import objectives
-from sb3_delight.arguments import as_schedule, require
+from sb3_delight.arguments import as_schedule, number, require
 from sb3_delight.buffers import Samples
 from sb3_delight.forward import evaluate_log_prob
 from sb3_delight.policy_gradient import PolicyGradient
@@ -54,7 +54,7 @@ class KondoDG(PolicyGradient):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 7e-4,
+        learning_rate: float | str | Schedule = 7e-4,
         *,
         gate_rate: float | None = None,
         price: float = 0.0,
@@ -81,16 +81,16 @@ class KondoDG(PolicyGradient):
         super()._check_arguments()
         rate, n_rows = self.gate_rate, self.n_steps * self.n_envs
         if rate is not None:
-            require(0 < rate <= 1, "gate_rate", rate, "in (0, 1], or None")
+            require(0 < number(rate) <= 1, "gate_rate", rate, "in (0, 1], or None")
             require(self.price == 0, "price", self.price, "0 where gate_rate is given: the price then follows from it")
             require(rate * n_rows >= 1, "gate_rate", rate, f"at least one of the {n_rows} rows of n_steps * n_envs")
-        require(math.isfinite(self.price), "price", self.price, "a finite number")
+        require(math.isfinite(number(self.price)), "price", self.price, "a finite number")
         require(
             self.priority in objectives.PRIORITIES, "priority", self.priority, f"one of {list(objectives.PRIORITIES)}"
         )
         require(self.priority != "random" or rate is not None, "gate_rate", rate, "given where priority is 'random'")
-        require(0 <= self.additive_alpha <= 1, "additive_alpha", self.additive_alpha, "in [0, 1]")
-        require(0 < self.critic_rate <= 1, "critic_rate", self.critic_rate, "in (0, 1]")
+        require(0 <= number(self.additive_alpha) <= 1, "additive_alpha", self.additive_alpha, "in [0, 1]")
+        require(0 < number(self.critic_rate) <= 1, "critic_rate", self.critic_rate, "in (0, 1]")
         require(self.screen in ("stored", "recompute"), "screen", self.screen, "'stored' or 'recompute'")
         self.temperature = as_schedule("temperature", self.temperature)
         now = self._current(self.temperature)

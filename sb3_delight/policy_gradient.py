@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sb3_delight import objectives
-from sb3_delight.arguments import check_spaces, is_whole, require
+from sb3_delight.arguments import as_schedule, check_spaces, is_whole, number, require
 from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout, map_observations, take, take_slice
 from sb3_delight.forward import evaluate_rows, unvalidated_distributions
 from sb3_delight.minibatches import Rows, deal_rows
@@ -49,8 +49,8 @@ class PolicyGradient(OnPolicyAlgorithm):
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or an ``ActorCriticPolicy`` class
     :param env: environment, vectorised environment, or registered Gymnasium id
-    :param learning_rate: constant, or function of the remaining progress (1 to 0). Lower it if ``train/std`` or the
-        return jumps between updates.
+    :param learning_rate: a number, a function of the remaining progress (1 to 0), or ``"lin_x"``. Lower it if
+        ``train/std`` or the return jumps between updates.
     :param n_steps: steps of every environment per update; a rollout has ``n_steps * n_envs`` rows. Raise it for less
         noisy, less frequent updates.
     :param batch_size: rows of one gradient step; ``None``, or more than there are, is the whole rollout
@@ -91,7 +91,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 7e-4,
+        learning_rate: float | str | Schedule = 7e-4,
         n_steps: int = 32,
         batch_size: int | None = None,
         n_epochs: int = 1,
@@ -123,7 +123,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         super().__init__(
             policy,
             env,
-            learning_rate=learning_rate,
+            learning_rate=learning_rate,  # type: ignore[arg-type]  # a string becomes a schedule below
             n_steps=n_steps,
             gamma=gamma,
             gae_lambda=gae_lambda,
@@ -163,17 +163,20 @@ class PolicyGradient(OnPolicyAlgorithm):
         """Also reached by ``load(path, argument=...)``."""
         for name in ("n_steps", "n_epochs"):
             require(is_whole(getattr(self, name)), name, getattr(self, name), "a whole number, 1 or more")
+        schedule = as_schedule("learning_rate", self.learning_rate)
+        if isinstance(self.learning_rate, str):
+            self.learning_rate = schedule
         batch = self.batch_size
         require(batch is None or is_whole(batch), "batch_size", batch, "a whole number, 1 or more, or None")
         for name in ("gamma", "gae_lambda"):
-            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
+            require(0 <= number(getattr(self, name)) <= 1, name, getattr(self, name), "in [0, 1]")
         for name in ("ent_coef", "vf_coef"):
-            require(math.isfinite(getattr(self, name)), name, getattr(self, name), "a finite number")
-        require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "positive")
+            require(math.isfinite(number(getattr(self, name))), name, getattr(self, name), "a finite number")
+        require(number(self.max_grad_norm) > 0, "max_grad_norm", self.max_grad_norm, "positive")
         scaling = self.advantage_scaling
         require(scaling in ADVANTAGE_SCALING, "advantage_scaling", scaling, f"one of {list(ADVANTAGE_SCALING)}")
         clip = self.surprisal_clip
-        require(clip is None or clip > 0, "surprisal_clip", clip, "a positive number of nats, or None")
+        require(clip is None or number(clip) > 0, "surprisal_clip", clip, "a positive number of nats, or None")
 
     # ---------------------------------------------------------------------- decisions of a method
 

@@ -1,0 +1,64 @@
+"""On a GPU: the rollout lives there, and the results are those of the CPU."""
+
+from typing import Any
+
+import pytest
+import torch
+from stable_baselines3.common.logger import configure
+
+from sb3_delight import DG, KondoDG, PolicyGradient, objectives
+from sb3_delight.buffers import flat_rollout
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore:You are trying to run .* on the GPU:UserWarning"),
+]
+
+METHODS: list[tuple[type[PolicyGradient], dict[str, Any]]] = [
+    (PolicyGradient, {}),
+    (DG, {}),
+    (KondoDG, {"gate_rate": 0.25}),
+    (KondoDG, {"price": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("cls", "arguments"), METHODS)
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_an_update_is_that_of_the_cpu(cls: type[PolicyGradient], arguments: dict[str, Any], env: str) -> None:
+    common: dict[str, Any] = {"seed": 0, "n_steps": 64, **arguments}
+    host = cls("MlpPolicy", env, device="cpu", **common)
+    start = {name: value.clone() for name, value in host.policy.state_dict().items()}
+    host.learn(64)
+    device = cls("MlpPolicy", env, device="cuda", **common)
+    device.policy.load_state_dict(start)
+    device.set_logger(configure(None, []))
+    for name, tensor in vars(host.rollout_buffer).items():
+        if isinstance(tensor, torch.Tensor):
+            getattr(device.rollout_buffer, name).copy_(tensor)
+    device.rollout_buffer.full = True
+    device.train()
+    for one, other in zip(host.policy.parameters(), device.policy.parameters(), strict=True):
+        torch.testing.assert_close(one.detach(), other.detach().cpu(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("cls", "arguments"), METHODS)
+def test_training_keeps_the_rollout_on_the_device(cls: type[PolicyGradient], arguments: dict[str, Any]) -> None:
+    model = cls("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=16, device="cuda", **arguments).learn(96)
+    rollout = flat_rollout(model.rollout_buffer)
+    assert all(tensor.is_cuda for tensor in rollout if isinstance(tensor, torch.Tensor))
+    assert all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
+
+
+def test_the_gate_reads_nothing_back() -> None:
+    delight = torch.randn(1000, device="cuda")
+    objectives.price_for_rate(delight, 0.1, 1.0)  # the first calls of a process may synchronise on their own
+    objectives.top_rows(delight, 0.1)
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        objectives.gate(delight, 1.0, objectives.price_for_rate(delight, 0.1, 1.0))
+        objectives.price_for_rate(delight, 0.1)
+        objectives.top_rows(delight, 0.1)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
