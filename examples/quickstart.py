@@ -70,10 +70,12 @@ def draw_learning_curve(path: Path, title: str, episodes: EpisodeReturns, refere
     steps, returns = np.array(episodes.steps), np.array(episodes.returns)
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     axes.plot(steps, returns, ".", markersize=3, alpha=0.4, label="training episode")
-    window = max(1, min(50, len(returns) // 5))
     if len(returns):
-        mean = np.convolve(returns, np.ones(window) / window, mode="valid")
-        axes.plot(steps[window - 1 :], mean, linewidth=2, label=f"mean of {window} episodes")
+        edges = np.linspace(0, steps[-1] + 1, 41)
+        bins = np.digitize(steps, edges)
+        used = np.unique(bins)
+        means = [returns[bins == each].mean() for each in used]
+        axes.plot([steps[bins == each].mean() for each in used], means, linewidth=2, label="mean")
     for (name, value), style in zip(references.items(), ("-", "--", ":"), strict=True):
         axes.axhline(value, color="black", linewidth=1, linestyle=style, label=f"{name}: {value:.0f}")
     axes.set(xlabel="environment steps", ylabel="return", title=title)

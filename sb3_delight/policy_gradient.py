@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from sb3_delight import objectives
 from sb3_delight.arguments import as_schedule, check_spaces, is_whole, number, require
-from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout, map_observations, take, take_slice
+from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout, take, take_slice
 from sb3_delight.forward import evaluate_rows, unvalidated_distributions
 from sb3_delight.minibatches import Rows, deal_rows
 from sb3_delight.returns import explained_variance
@@ -302,18 +302,17 @@ class PolicyGradient(OnPolicyAlgorithm):
         """One look at the whole rollout, before any of it can reach a parameter."""
         learning_rate = self.policy.optimizer.param_groups[0]["lr"]
         require(math.isfinite(learning_rate), "learning_rate", learning_rate, "finite throughout its schedule")
-        observations = map_observations(lambda part: torch.isfinite(part).all(), rollout.observations)
-        finite = {
-            "observation": torch.stack(list(observations.values())).all()
-            if isinstance(observations, dict)
-            else observations,
-            "log-probability of the policy": torch.isfinite(rollout.old_log_prob).all(),
-            "value estimate": torch.isfinite(rollout.old_values).all(),
-            "reward": torch.isfinite(rollout.returns).all(),
-        }
-        flags = torch.stack(list(finite.values())).tolist()
+        seen = rollout.observations
+        parts = [
+            *(("observation", part) for part in (seen.values() if isinstance(seen, dict) else [seen])),
+            ("log-probability of the policy", rollout.old_log_prob),
+            ("value estimate", rollout.old_values),
+            ("reward", rollout.returns),
+        ]
+        parts = [(name, part) for name, part in parts if part.is_floating_point()]  # images cannot hold a NaN
+        flags = torch.stack([torch.isfinite(part).all() for _, part in parts]).tolist()
         if not all(flags):
-            raise ValueError(self._not_finite(list(finite)[flags.index(False)]))
+            raise ValueError(self._not_finite(parts[flags.index(False)][0]))
 
     def _not_finite(self, what: str) -> str:
         return (
