@@ -172,9 +172,11 @@ def gate(delight: Tensor, temperature: float = 1.0, price: float | Tensor = 0.0)
     :param temperature: softness :math:`\eta` of the gate, in units of delight; 0 and ``inf`` are allowed
     :param price: what one sample must be worth, :math:`\lambda`, in units of delight
     :return: gate in [0, 1], ``[*]``, without gradient
-    :raises ValueError: if ``temperature`` is negative or NaN
+    :raises ValueError: if ``temperature`` is negative or NaN, or ``price`` is NaN
     """
     _check_temperature(temperature)
+    if isinstance(price, float) and math.isnan(price):
+        raise ValueError("price must be a number, got nan")
     if temperature == 0:
         return (delight > price).to(delight.dtype)
     if math.isinf(temperature):
@@ -200,8 +202,10 @@ def top_rows(score: Tensor, rate: float) -> Tensor:
     :param score: ``[B]``
     :param rate: share of rows to keep, in (0, 1]
     :return: row numbers, ``[ceil(rate * B)]``, highest score first
-    :raises ValueError: if ``rate`` is outside (0, 1]
+    :raises ValueError: if ``rate`` is outside (0, 1], or ``score`` is not one-dimensional
     """
+    if score.ndim != 1:
+        raise ValueError(f"score must be one value per row, [B], got shape {tuple(score.shape)}")
     return torch.topk(score, rows_at_rate(score.shape[0], rate)).indices
 
 
@@ -409,7 +413,7 @@ def policy_gradient_loss(
     r"""The one loss: :math:`-\frac1B \sum_t \mathrm{sg}(w_t A_t) \log \pi(a_t \mid s_t)`.
 
     Rows that a gate dropped count as zeros: give ``batch_size`` the size of the *whole* batch, dropped rows included.
-    So a hard gate at price 0 with coins drawn from the soft gate estimates the gradient of DG without bias (Kondo).
+    So weight 1 on the rows that won a coin of DG's gate estimates the gradient of DG without bias (Kondo).
 
     :param log_prob: log-probability under the learner's current policy, ``[*]``; the gradient flows through it alone
     :param advantage: see the module's note on shapes

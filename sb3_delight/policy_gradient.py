@@ -47,6 +47,9 @@ class PolicyGradient(OnPolicyAlgorithm):
     As it stands every row weighs 1: with the same settings it is stable-baselines3's A2C, parameter for parameter.
     A subclass decides what a row is worth (:meth:`_weight`) and which rows pay for a backward pass (:meth:`_select`).
 
+    Defaults are those of its A2C, but for Adam, PPO's ``gae_lambda``, and 32 steps: with five, the scale of the
+    advantages, hence of delight, would be read off five rows.
+
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or an ``ActorCriticPolicy`` class
     :param env: environment, vectorised environment, or registered Gymnasium id
     :param learning_rate: a number, a function of the remaining progress (1 to 0), or ``"lin_x"``. Lower it if
@@ -58,8 +61,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         that, the plain and the delightful weight are not (four passes made DG diverge), so leave it at 1 for those.
     :param gamma: discount
     :param gae_lambda: 1 is the Monte-Carlo advantage (more variance), 0 the one-step one (more bias)
-    :param ent_coef: weight of the entropy bonus. The delightful weight already holds one, of about
-        ``Var(A) / (4 * temperature)``.
+    :param ent_coef: weight of the entropy bonus, a mean over the rows that the actor pays for. The delightful weight
+        already holds one, of about ``Var(A) / (4 * temperature)``.
     :param vf_coef: weight of the value loss, which shares the optimiser and the gradient norm with the policy's
     :param max_grad_norm: the gradient is scaled down to this norm
     :param advantage_scaling: ``"off"``; ``"scale"`` divides by the root mean square, which keeps every sign;

@@ -492,6 +492,8 @@ BAD_INPUT: list[tuple[str, Callable[[], object]]] = [
     *[("temperature", lambda bad=bad: price_for_rate(ROW, 0.5, bad)) for bad in (-1.0, math.nan, math.inf)],
     *[("rate", lambda bad=bad: rows_at_rate(4, bad)) for bad in (0, -0.1, 1.1, math.nan)],
     *[("rate", lambda bad=bad: top_rows(ROW, bad)) for bad in (0, 1.1, math.nan)],
+    ("score", lambda: top_rows(ROW[None], 0.5)),
+    ("price", lambda: gate(ROW, 1.0, math.nan)),
     *[("rate", lambda bad=bad: price_for_rate(ROW, bad)) for bad in (0, 1.1, math.nan)],
     ("rate", lambda: price_for_rate(ROW, 1.0, temperature=1.0)),
     *[("delight", lambda soft=soft: price_for_rate(ROW[:0], 0.5, soft)) for soft in (0.0, 1.0)],
