@@ -1,7 +1,7 @@
 """Rollout storage on the training device: what the policy computed there never leaves it."""
 
 from collections.abc import Generator
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -25,9 +25,10 @@ class DeviceRolloutBuffer(RolloutBuffer):
     """stable-baselines3's ``RolloutBuffer``, and its ``DictRolloutBuffer``, stored as tensors on the training device.
 
     Same attributes (``[n_steps, n_envs, ...]``), same ``get()`` (same minibatches for the same numpy seed), same
-    advantages to the last bit. What differs: nothing is copied back from the device, nothing is reallocated between
-    rollouts, and ``get()`` leaves the attributes as they were. Memory is laid out environment by environment, so that
-    the flat rollout (:func:`flat_rollout`) is a view.
+    advantages to the last bit. What differs: what the policy computed is never copied back from the device, what the
+    environments returned is copied there once per rollout (on a CPU: never), nothing is reallocated between rollouts,
+    and ``get()`` leaves the attributes as they were. Memory is laid out environment by environment, so that the flat
+    rollout (:func:`flat_rollout`) is a view.
 
     It serves the algorithms of this package; stable-baselines3's own PPO and A2C read numpy arrays and refuse it.
     """
@@ -43,21 +44,31 @@ class DeviceRolloutBuffer(RolloutBuffer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # calls reset()
-        space = self.observation_space
+        self._uploads: list[tuple[Tensor, Tensor]] = []
+        space, shapes = self.observation_space, cast(Any, self.obs_shape)
         if isinstance(space, spaces.Dict):
-            shapes: Any = self.obs_shape
-            self.observations = {key: self._storage(shapes[key], part.dtype) for key, part in space.spaces.items()}
+            host = {key: self._host_storage(shapes[key], part.dtype) for key, part in space.spaces.items()}
+            self._host_observations: Any = {key: array for key, (array, _) in host.items()}
+            self.observations = {key: tensor for key, (_, tensor) in host.items()}
         else:
-            self.observations = self._storage(self.obs_shape, space.dtype)
-        self.actions = self._storage((self.action_dim,), np.float32)
-        for name in ("rewards", "returns", "episode_starts", "values", "log_probs", "advantages"):
-            setattr(self, name, self._storage((), np.float32))
+            self._host_observations, self.observations = self._host_storage(shapes, space.dtype)
+        self._host_actions, self.actions = self._host_storage((self.action_dim,), np.float32)
+        self._host_rewards, self.rewards = self._host_storage((), np.float32)
+        self._host_starts, self.episode_starts = self._host_storage((), np.float32)
+        for name in ("values", "log_probs", "advantages", "returns"):
+            shape = (self.n_envs, self.buffer_size)
+            setattr(self, name, torch.zeros(shape, device=self.device).transpose(0, 1))
 
-    def _storage(self, shape: tuple[int, ...], dtype: Any) -> Tensor:
-        """``[n_steps, n_envs, *shape]``, contiguous along each environment."""
-        stored = torch.from_numpy(np.empty(0, _STORED_AS.get(np.dtype(dtype), dtype))).dtype
-        storage = torch.zeros((self.n_envs, self.buffer_size, *shape), dtype=stored, device=self.device)
-        return storage.transpose(0, 1)
+    def _host_storage(self, shape: tuple[int, ...], dtype: Any) -> tuple[np.ndarray, Tensor]:
+        """An array to write to and its tensor on the device, ``[n_steps, n_envs, *shape]``; on a CPU one memory."""
+        array = np.zeros((self.n_envs, self.buffer_size, *shape), dtype=_STORED_AS.get(np.dtype(dtype), dtype))
+        host = torch.from_numpy(array)
+        tensor = host
+        if self.device.type != "cpu":
+            host = host.pin_memory()
+            tensor = torch.zeros_like(host, device=self.device)
+            self._uploads.append((tensor, host))
+        return host.numpy().swapaxes(0, 1), tensor.transpose(0, 1)
 
     def reset(self) -> None:
         """Start a new rollout in the same memory."""
@@ -74,22 +85,21 @@ class DeviceRolloutBuffer(RolloutBuffer):
         log_prob: Tensor,
     ) -> None:
         """Store one step of every environment; see ``RolloutBuffer.add``."""
-        if isinstance(self.observations, dict):
-            for key, storage in self.observations.items():
-                self._write(storage, obs[key])
+        if isinstance(self._host_observations, dict):
+            for key, array in self._host_observations.items():
+                array[self.pos] = np.reshape(obs[key], array.shape[1:])
         else:
-            self._write(self.observations, obs)
-        for storage, array in ((self.actions, action), (self.rewards, reward), (self.episode_starts, episode_start)):
-            self._write(storage, array)
+            self._host_observations[self.pos] = np.reshape(obs, self._host_observations.shape[1:])
+        self._host_actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
+        self._host_rewards[self.pos] = reward
+        self._host_starts[self.pos] = episode_start
         self.values[self.pos] = value.detach().flatten()
         self.log_probs[self.pos] = log_prob.detach().flatten()
         self.pos += 1
         self.full = self.pos == self.buffer_size
-
-    def _write(self, storage: Tensor, array: np.ndarray) -> None:
-        row = storage[self.pos]
-        # Through numpy: torch cannot read every numpy dtype, nor negative strides.
-        row.copy_(torch.from_numpy(np.ascontiguousarray(array, dtype=_numpy_dtype(storage))).reshape(row.shape))
+        if self.full:
+            for tensor, host in self._uploads:
+                tensor.copy_(host, non_blocking=True)
 
     def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
         """Fill ``advantages`` and ``returns`` by :func:`sb3_delight.returns.gae`."""
@@ -154,7 +164,3 @@ def map_observations(function: Any, observations: Observations) -> Any:
     if isinstance(observations, dict):
         return {key: function(tensor) for key, tensor in observations.items()}
     return function(observations)
-
-
-def _numpy_dtype(tensor: Tensor) -> Any:
-    return torch.empty(0, dtype=tensor.dtype).numpy().dtype

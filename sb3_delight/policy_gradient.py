@@ -267,18 +267,22 @@ class PolicyGradient(OnPolicyAlgorithm):
         self.critic_rows += rows.n_critic
 
     def _step_optimizer(self, loss: Tensor) -> None:
-        optimizer = self.policy.optimizer
-        optimizer.zero_grad()
+        self._drop_gradients()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
         if not torch.isfinite(norm):
-            optimizer.zero_grad()
+            self._drop_gradients()
             recent = {name: values[-1].item() for name, values in self._metrics.items()}
             raise ValueError(
                 f"the gradient is not finite, so the step was not taken and the parameters are as before it: {recent}. "
                 "Lower learning_rate or max_grad_norm, or check the scale of rewards and observations."
             )
-        optimizer.step()
+        self.policy.optimizer.step()
+
+    def _drop_gradients(self) -> None:
+        """What ``optimizer.zero_grad()`` does, less its hooks for profilers."""
+        for parameter in self._parameters:
+            parameter.grad = None
 
     # ------------------------------------------------------------------ finite checks and logging
 

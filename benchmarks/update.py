@@ -1,0 +1,230 @@
+"""Time the update and the whole loop against stock stable-baselines3, paired in one run.
+
+    python -m benchmarks.update [--workloads mlp64 cnn_shared ...] [--repeats 7] [--device cpu|cuda] [--plot-only]
+
+Every repeat times every arm once, in a new order, so that a busy machine slows all alike; ratios are of one repeat.
+On a CPU the time is that of the process, not the wall's. Rows go to ``benchmarks/results/update_<device>.csv``
+as they are measured. A gate that took fewer optimiser steps would be another algorithm: here every arm takes the
+steps of its reference, and only rows differ.
+"""
+
+import argparse
+import csv
+import json
+import multiprocessing
+import os
+import platform
+import random
+import resource
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from tqdm import tqdm
+
+from benchmarks.workloads import ARMS, WORKLOADS
+
+RESULTS = Path(__file__).parent / "results"
+COLUMNS = [
+    "run", "workload", "arm", "reference", "repeat", "update_seconds", "loop_seconds", "rows_forward", "gradient_steps",
+    "peak_mib", "host_reads", "device", "machine", "threads", "torch", "stable_baselines3", "sb3_delight",
+]  # fmt: skip
+
+
+def seconds(work: Callable[[], Any], device: str) -> float:
+    """Of this process on a CPU; until the device is done on a GPU."""
+    if device == "cpu":
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def prepare(workload: str, arm: str, device: str) -> OnPolicyAlgorithm:
+    """A model with a full rollout, its first update behind it."""
+    model = ARMS[arm][1](WORKLOADS[workload], device)
+    model.learn(model.n_steps * model.n_envs)
+    model.set_logger(configure(None, []))
+    return model
+
+
+def one_iteration(model: OnPolicyAlgorithm) -> None:
+    """Collect a rollout and train on it."""
+    model.learn(model.n_steps * model.n_envs, reset_num_timesteps=False)
+
+
+def count(model: OnPolicyAlgorithm, device: str) -> dict[str, float]:
+    """What one update costs besides time: rows with a graph through the first layer, gradient steps, host reads."""
+    rows = steps = 0
+    policy: Any = model.policy
+
+    def saw(module: Any, inputs: Any, output: torch.Tensor) -> None:
+        nonlocal rows
+        rows += len(output) if torch.is_grad_enabled() else 0
+
+    def stepped(optimizer: Any, args: Any, kwargs: Any) -> None:
+        nonlocal steps
+        steps += 1
+
+    layers = {id(m): m for m in (policy.pi_features_extractor, policy.vf_features_extractor) if list(m.parameters())}
+    if not layers:  # a flattening extractor: the networks begin behind it
+        layers = {id(m): m for m in (policy.mlp_extractor.policy_net[0], policy.mlp_extractor.value_net[0])}
+    hooks = [layer.register_forward_hook(saw) for layer in layers.values()]
+    hooks.append(policy.optimizer.register_step_post_hook(stepped))
+    reads = float("nan")
+    if device == "cuda":
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            model.train()
+            torch.cuda.set_sync_debug_mode("default")
+        reads = float(sum("synchroniz" in str(warning.message) for warning in caught))
+    else:
+        model.train()
+    for hook in hooks:
+        hook.remove()
+    return {"rows_forward": rows, "gradient_steps": steps, "host_reads": reads}
+
+
+def peak_memory(model: OnPolicyAlgorithm, device: str) -> float:
+    """MiB that one update needs on top of what is there."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        model.train()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    receiver, sender = multiprocessing.get_context("fork").Pipe(duplex=False)
+    child = multiprocessing.get_context("fork").Process(target=_measure_peak, args=(model, sender))
+    child.start()
+    peak: float = receiver.recv()
+    child.join()
+    return peak
+
+
+def _measure_peak(model: OnPolicyAlgorithm, sender: Any) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model.train()
+    sender.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+
+
+def measure(workload: str, repeats: int, device: str, path: Path) -> None:
+    """Append ``repeats`` rows for every arm."""
+    models = {arm: prepare(workload, arm, device) for arm in tqdm(ARMS, desc=f"{workload}: prepare", unit=" arms")}
+    costs = {arm: {**count(model, device), "peak_mib": peak_memory(model, device)} for arm, model in models.items()}
+    common = {
+        "run": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "workload": workload,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "machine": f"{platform.machine()} {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        **{package: version(package.replace("_", "-")) for package in ("torch", "stable_baselines3", "sb3_delight")},
+    }
+    new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        if new:
+            writer.writeheader()
+        for repeat in tqdm(range(repeats), desc=f"{workload}: repeats"):
+            rows = []
+            for arm in random.sample(list(models), len(models)):
+                update = seconds(models[arm].train, device)
+                loop = seconds(lambda arm=arm: one_iteration(models[arm]), device)  # type: ignore[misc]
+                times = {"update_seconds": f"{update:.6f}", "loop_seconds": f"{loop:.6f}"}
+                rows.append({**common, "arm": arm, "reference": ARMS[arm][0], "repeat": repeat, **times, **costs[arm]})
+            writer.writerows(rows)  # whole repeats only: a ratio needs its partner
+            file.flush()
+
+
+def ratios(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """workload -> arm -> median and quartiles of reference / arm, for the update and for the loop; the latest run."""
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    table: dict[str, dict[str, dict[str, Any]]] = {}
+    for workload in WORKLOADS:
+        runs = [row for row in rows if row["workload"] == workload]
+        runs = [row for row in runs if row["run"] == max(row["run"] for row in runs)]
+        by_key = {(row["repeat"], row["arm"]): row for row in runs}
+        for arm in dict.fromkeys(row["arm"] for row in runs):
+            mine = [row for row in runs if row["arm"] == arm]
+            entry: dict[str, Any] = {key: float(mine[0][key]) for key in ("rows_forward", "gradient_steps", "peak_mib")}
+            for phase in ("update_seconds", "loop_seconds"):
+                pairs = [(by_key[row["repeat"], row["reference"]], row) for row in mine]
+                paired = [float(reference[phase]) / float(row[phase]) for reference, row in pairs]
+                entry[phase] = np.quantile(paired, [0.25, 0.5, 0.75]).round(2).tolist()
+            entry["reference"] = mine[0]["reference"]
+            table.setdefault(workload, {})[arm] = entry
+    return table
+
+
+def print_table(table: dict[str, dict[str, dict[str, Any]]]) -> None:
+    for workload, arms in table.items():
+        print(f"\n{workload}: speed relative to the reference, median [quartiles]; rows and steps of one update")
+        for arm in (arm for arm in ARMS if arm in arms):
+            entry = arms[arm]
+            update, loop = (
+                f"{m:5.2f} [{a:.2f}, {b:.2f}]" for a, m, b in (entry["update_seconds"], entry["loop_seconds"])
+            )
+            print(
+                f"  {arm:34} vs {entry['reference']:9}  update {update}  loop {loop}  "
+                f"{entry['rows_forward']:7.0f} rows {entry['gradient_steps']:4.0f} steps {entry['peak_mib']:7.1f} MiB"
+            )
+
+
+def draw(table: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
+    """One panel a workload: speed of the update relative to each arm's reference."""
+    figure, panels = plt.subplots(1, len(table), figsize=(3.4 * len(table), 7), sharey=True, squeeze=False)
+    for axes, (workload, arms) in zip(panels[0], table.items(), strict=True):
+        names = [arm for arm in reversed(ARMS) if arm in arms and arm != arms[arm]["reference"]]
+        for phase, offset, colour in (("update_seconds", 0.2, "tab:blue"), ("loop_seconds", -0.2, "tab:orange")):
+            low, middle, high = np.array([arms[arm][phase] for arm in names]).T
+            positions = np.arange(len(names)) + offset
+            spread = [middle - low, high - middle]
+            axes.barh(positions, middle, 0.4, xerr=spread, color=colour, label=phase.split("_")[0])
+        axes.axvline(1, color="black", linewidth=0.8)
+        axes.set_yticks(np.arange(len(names)), [f"{arm} / {arms[arm]['reference']}" for arm in names])
+        axes.set(title=workload, xlabel="times the reference's speed")
+    panels[0][0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--plot-only", action="store_true", help="print and draw what the CSV holds, time nothing")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the CSV and the PNG")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", message="You are trying to run .* on the GPU")
+    torch.set_num_threads(1)
+    path = arguments.output / f"update_{arguments.device}.csv"
+    if not arguments.plot_only:
+        for workload in arguments.workloads:
+            measure(workload, arguments.repeats, arguments.device, path)
+    table = ratios(path)
+    print_table(table)
+    draw(table, path.with_suffix(".png"))
+    path.with_suffix(".json").write_text(json.dumps(table, indent=1) + "\n")
+    print(f"\n{path}, {path.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()
