@@ -30,26 +30,6 @@ class AnySpaces(gym.Env[Any, Any]):
         return self.observation_space.sample(), float(self.np_random.normal()), terminated, truncated, {}
 
 
-class MatchContext(gym.Env[Any, Any]):
-    """One step, discrete actions: reward 1 for the action whose number the one-hot observation shows, else 0."""
-
-    def __init__(self, n: int = 3) -> None:
-        self.observation_space = spaces.Box(0.0, 1.0, (n,), np.float32)
-        self.action_space = spaces.Discrete(n)
-        self.n, self.context = n, 0
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.context = int(self.np_random.integers(self.n))
-        return self._observation(), {}
-
-    def step(self, action: Any) -> Step:
-        return self._observation(), float(action == self.context), True, False, {}
-
-    def _observation(self) -> Any:
-        return np.eye(self.n, dtype=np.float32)[self.context]
-
-
 class MatchPoint(gym.Env[Any, Any]):
     """One step, continuous actions in [-1, 1]: reward is minus the squared distance to the observed point."""
 

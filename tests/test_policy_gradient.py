@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from envs import Poisoned
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -120,24 +121,6 @@ def test_users_policy_kwargs_are_left_alone() -> None:
 # -------------------------------------------------------------------------------- finite or error
 
 
-class Poisoned(gym.Wrapper[Any, Any, Any, Any]):
-    """Pendulum that turns bad at one step, and is well again afterwards."""
-
-    def __init__(self, what: str, value: float, at: int) -> None:
-        super().__init__(gym.make("Pendulum-v1"))
-        self.what, self.value, self.at, self.steps = what, value, at, 0
-
-    def step(self, action: Any) -> Any:
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        self.steps += 1
-        if self.steps == self.at:
-            if self.what == "reward":
-                reward = self.value
-            else:
-                observation = np.full_like(observation, self.value)
-        return observation, reward, terminated, truncated, info
-
-
 @pytest.mark.parametrize("cls", [DG, KondoDG, PolicyGradient])
 @pytest.mark.parametrize("what", ["reward", "observation"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -146,7 +129,7 @@ class Poisoned(gym.Wrapper[Any, Any, Any, Any]):
 def test_what_is_not_finite_never_reaches_the_parameters(
     cls: type[PolicyGradient], what: str, value: float, at: int, tmp_path: Path
 ) -> None:
-    model = make(cls, Poisoned(what, value, at))
+    model = make(cls, Poisoned(gym.make("Pendulum-v1"), what, value, at))
     model.learn(16)
     before = parameters(model)
     with pytest.raises(ValueError, match=f"NaN or inf {what} in the rollout"):
