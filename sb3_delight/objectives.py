@@ -445,9 +445,10 @@ def policy_gradient_loss(
 def _check_shapes(log_prob: Tensor, **others: Tensor) -> None:
     """Each other tensor must be a scalar, or fit ``log_prob`` dimension by dimension: nothing may broadcast it."""
     for name, other in others.items():
-        fits = other.ndim == 0 or (
-            other.ndim == log_prob.ndim
-            and all(size in (1, wanted) for size, wanted in zip(other.shape, log_prob.shape, strict=True))
+        if other.ndim == 0 or other.shape == log_prob.shape:
+            continue
+        fits = other.ndim == log_prob.ndim and all(
+            size in (1, wanted) for size, wanted in zip(other.shape, log_prob.shape, strict=True)
         )
         if not fits:
             raise ValueError(
