@@ -58,6 +58,7 @@ class DeviceRolloutBuffer(RolloutBuffer):
         for name in ("values", "log_probs", "advantages", "returns"):
             shape = (self.n_envs, self.buffer_size)
             setattr(self, name, torch.zeros(shape, device=self.device).transpose(0, 1))
+        self._value_rows, self._log_prob_rows = self.values.unbind(), self.log_probs.unbind()
 
     def _host_storage(self, shape: tuple[int, ...], dtype: Any) -> tuple[np.ndarray, Tensor]:
         """An array to write to and its tensor on the device, ``[n_steps, n_envs, *shape]``; on a CPU one memory."""
@@ -75,6 +76,7 @@ class DeviceRolloutBuffer(RolloutBuffer):
         self.pos = 0
         self.full = False
 
+    @torch.no_grad()
     def add(
         self,
         obs: Any,
@@ -93,8 +95,8 @@ class DeviceRolloutBuffer(RolloutBuffer):
         self._host_actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
         self._host_rewards[self.pos] = reward
         self._host_starts[self.pos] = episode_start
-        self.values[self.pos] = value.detach().flatten()
-        self.log_probs[self.pos] = log_prob.detach().flatten()
+        self._value_rows[self.pos].copy_(value.flatten())
+        self._log_prob_rows[self.pos].copy_(log_prob.flatten())
         self.pos += 1
         self.full = self.pos == self.buffer_size
         if self.full:
