@@ -10,7 +10,6 @@ steps of its reference, and only rows differ.
 
 import argparse
 import csv
-import json
 import multiprocessing
 import os
 import platform
@@ -222,7 +221,6 @@ def main() -> None:
     table = ratios(path)
     print_table(table)
     draw(table, path.with_suffix(".png"))
-    path.with_suffix(".json").write_text(json.dumps(table, indent=1) + "\n")
     print(f"\n{path}, {path.with_suffix('.png')}")
 
 
