@@ -106,7 +106,7 @@ def test_methods_do_not_import_one_another(module: str) -> None:
     assert module_imports(ROOT / "sb3_delight" / f"{module}.py") & (others | shortcuts) == set()
 
 
-@pytest.mark.parametrize(("package", "home"), [("ray", "ray_actors.py"), ("rl_zoo3", "zoo")])
+@pytest.mark.parametrize(("package", "home"), [("ray", "ray_actors.py"), ("rl_zoo3", "zoo/")])
 def test_heavy_packages_are_imported_in_one_place_each(package: str, home: str) -> None:
     importers = {name(path) for path in MODULES if package in roots(module_imports(path))}
     assert {path for path in importers if not path.startswith(f"sb3_delight/{home}")} == set()

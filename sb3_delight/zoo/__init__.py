@@ -1,0 +1,107 @@
+"""RL-Zoo with this package's algorithms: ``python -m sb3_delight.zoo train|enjoy|best|plots ...``.
+
+Takes RL-Zoo's own flags. ``dg``, ``kondo_dg``, ``pg`` and ``iwpg`` are algorithms like any other there, every process
+runs one thread (``OMP_NUM_THREADS`` or ``--num-threads`` say otherwise), and what is wrong with a command is said in
+one line.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+
+__all__ = ["main", "register"]
+
+USAGE = """usage: python -m sb3_delight.zoo COMMAND [flags]      (COMMAND --help lists its flags)
+
+  train   train an agent, continue one (-i), or sweep its settings (-optimize)
+  enjoy   watch a trained agent, or score it (--no-render)
+  best    re-run the best trials of a sweep with several seeds
+  plots   learning curves and aggregate scores of trained agents
+"""
+
+
+def register() -> None:
+    """Make ``dg``, ``kondo_dg``, ``pg`` and ``iwpg`` algorithms of RL-Zoo. Calling it again changes nothing.
+
+    After it ``rl_zoo3.train.train()`` and ``rl_zoo3.enjoy.enjoy()`` know them, their packaged configurations and their
+    search spaces.
+
+    :raises ImportError: without the extra ``sb3_delight[zoo]``
+    """
+    import rl_zoo3.train
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+    from sb3_delight import DG, KondoDG, PolicyGradient
+    from sb3_delight.baselines import ImportanceWeightedPG
+    from sb3_delight.zoo.manager import ZooManager
+    from sb3_delight.zoo.samplers import CONVERTERS, SAMPLERS
+
+    rl_zoo3.ALGOS.update(dg=DG, kondo_dg=KondoDG, pg=PolicyGradient, iwpg=ImportanceWeightedPG)
+    HYPERPARAMS_SAMPLER.update(SAMPLERS)
+    HYPERPARAMS_CONVERTER.update(CONVERTERS)
+    rl_zoo3.train.ExperimentManager = ZooManager  # type: ignore[attr-defined]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line; see the module's text.
+
+    :param arguments: default: the process's own
+    :raises SystemExit: with one line for a command that cannot work (``--verbose 2`` shows the traceback), with status
+        130 after Ctrl-C
+    """
+    command, *flags = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if command not in COMMANDS:
+        asked_for = command in ("-h", "--help")
+        print(USAGE, end="", file=sys.stdout if asked_for else sys.stderr)
+        sys.exit(0 if asked_for else 2)
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))  # children inherit the variable
+    try:
+        register()
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error}: this command needs RL-Zoo, pip install 'sb3_delight[zoo]'")
+    from sb3_delight.zoo.manager import ZooManager
+
+    ZooManager.started = False
+    try:
+        COMMANDS[command](flags)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        # Before training starts an error is about the command, and a traceback would only bury it.
+        if ZooManager.started or "--verbose 2" in " ".join(flags):
+            raise
+        sys.exit(f"error: {' '.join(str(error).split()) or type(error).__name__}")
+
+
+def _zoo_command(name: str, *defaults: str) -> Callable[[list[str]], None]:
+    """A command of RL-Zoo, which reads ``sys.argv``; of a flag given twice the last one counts."""
+
+    def run(flags: list[str]) -> None:
+        module = importlib.import_module(f"rl_zoo3.{name}")
+        sys.argv = [f"sb3_delight.zoo {name}", *defaults, *flags]
+        getattr(module, name)()
+
+    return run
+
+
+def _best(flags: list[str]) -> None:
+    from sb3_delight.zoo.best import best
+
+    best(flags)
+
+
+def _plots(flags: list[str]) -> None:
+    from sb3_delight.zoo.plots import plots
+
+    plots(flags)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": _zoo_command("train", "--algo", "dg"),
+    "enjoy": _zoo_command("enjoy", "--algo", "dg", "--folder", "logs"),  # RL-Zoo's default downloads other agents
+    "best": _best,
+    "plots": _plots,
+}

@@ -1,0 +1,5 @@
+"""``python -m sb3_delight.zoo``"""
+
+from sb3_delight.zoo import main
+
+main()

@@ -1,0 +1,160 @@
+"""RL-Zoo's experiment manager without its traps."""
+
+import contextlib
+import copy
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import optuna
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+from sqlalchemy.exc import DatabaseError
+from stable_baselines3.common.vec_env import VecEnv
+
+__all__ = ["ZooManager", "default_storage", "open_study", "packaged_config"]
+
+
+def packaged_config(algo: str, env_id: str) -> str | None:
+    """Path of our configuration for an algorithm; ``None`` where RL-Zoo's own is the one to use.
+
+    RL-Zoo's algorithms have ours for the MuJoCo -v5 environments alone, which RL-Zoo would run untuned.
+    """
+    here = Path(__file__).parents[1]
+    installed = here / "zoo_configs"
+    name = {"iwpg": "pg"}.get(algo, algo)  # the controls share their settings
+    path = (installed if installed.is_dir() else here.parent / "zoo_configs") / f"{name}.yml"
+    if not path.is_file():
+        return None
+    blocks = yaml.safe_load(path.read_text())
+    return str(path) if env_id in blocks or "default" in blocks else None
+
+
+def default_storage(log_folder: str, study_name: str) -> str:
+    """Where a named study is kept unless ``--storage`` says otherwise: a journal, safe for several processes."""
+    return str(Path(log_folder) / f"{study_name}.log")
+
+
+def open_study(storage: str, study_name: str) -> optuna.Study:
+    """:raises ValueError: if there is no such study"""
+    missing = ValueError(f"there is no study {study_name!r} in {storage}")
+    backend: Any = storage
+    if storage.endswith(".log"):
+        if not Path(storage).is_file():
+            raise missing
+        backend = JournalStorage(JournalFileBackend(storage))
+    try:
+        return optuna.load_study(study_name=study_name, storage=backend)
+    except KeyError:
+        raise missing from None
+
+
+def create_tables(url: str) -> None:
+    """Of a database: where several workers open a new one at once all create its tables, and all but one fail."""
+    for _ in range(5):
+        with contextlib.suppress(DatabaseError):
+            optuna.storages.RDBStorage(url)
+            return
+        time.sleep(1.0)
+
+
+class ZooManager(ExperimentManager):
+    """RL-Zoo's manager with these differences:
+
+    - without ``-conf``, the packaged configuration (:func:`packaged_config`);
+    - a study with a name but no ``--storage`` is kept (:func:`default_storage`), hence can be resumed;
+    - a trial's VecNormalize discounts by the trial's gamma, so that ``--trial-id`` trains what was scored;
+    - ``--trial-id 0`` is a trial, and a trial that does not exist is an error;
+    - a sweep, or a command that cannot work, leaves no empty run behind, which ``enjoy`` would take for the latest.
+    """
+
+    started: ClassVar[bool] = False  #: whether training began: errors before that are the user's to read
+
+    def __init__(self, args: Any, algo: str, env_id: str, *rest: Any, **options: Any) -> None:
+        options["config"] = options.get("config") or packaged_config(algo, env_id)
+        super().__init__(args, algo, env_id, *rest, **options)
+        if self.study_name and not self.storage:
+            self.storage = default_storage(self.log_folder, self.study_name)
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """:raises ValueError: if ``--trial-id`` names no trial"""
+        if self.trial_id is not None:
+            if not (self.storage and self.study_name):
+                raise ValueError("--trial-id needs --study-name")
+            study = open_study(self.storage, self.study_name)
+            if not 0 <= self.trial_id < len(study.trials):
+                raise ValueError(f"--trial-id {self.trial_id}: {self.study_name!r} has {len(study.trials)} trials")
+            swept = study.user_attrs.get("setting", {}).get("algo", self.algo)
+            if swept != self.algo:
+                raise ValueError(f"--trial-id: {self.study_name!r} is a study of {swept}, not of {self.algo}")
+            trained = HYPERPARAMS_CONVERTER[self.algo](study.trials[self.trial_id].params)
+            self.custom_hyperparams = {**trained, **(self.custom_hyperparams or {})}
+            self.trial_id = None  # done; RL-Zoo's own reading takes trial 0 for none
+        return super().read_hyperparameters()
+
+    def setup_experiment(self) -> tuple[Any, dict[str, Any]] | None:
+        """As in RL-Zoo."""
+        is_new = not Path(self.save_path).exists()
+        try:
+            return super().setup_experiment()
+        except BaseException:
+            if is_new:
+                shutil.rmtree(self.save_path, ignore_errors=True)
+            raise
+
+    def create_log_folder(self) -> None:
+        """Of one run; a sweep has none."""
+        if not self.optimize_hyperparameters:
+            super().create_log_folder()  # type: ignore[no-untyped-call]
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """As in RL-Zoo; a sweep's environments write no log."""
+        return super().create_envs(n_envs, eval_env, no_log or self.optimize_hyperparameters)
+
+    def learn(self, model: Any) -> None:
+        """Train, and save what there is on Ctrl-C."""
+        ZooManager.started = True
+        super().learn(model)
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """Train and score one trial of a sweep."""
+        if "setting" not in trial.study.user_attrs:
+            trial.study.set_user_attr("setting", self._setting())
+        # Optuna suggests a name once per trial: sampled again in RL-Zoo's objective, the values are these.
+        sampled = HYPERPARAMS_SAMPLER[self.algo](
+            trial, self.n_actions, self.n_envs, {"using_her_replay_buffer": False, "her_kwargs": {}}
+        )
+        manager = copy.copy(self)  # trials of --n-jobs run in threads
+        if "gamma" in sampled:
+            manager.normalize_kwargs = {**self.normalize_kwargs, "gamma": sampled["gamma"]}
+        try:
+            return ExperimentManager.objective(manager, trial)
+        except KeyboardInterrupt:
+            optuna.logging.set_verbosity(optuna.logging.ERROR)  # no traceback: the trial fails, the sweep ends
+            raise
+
+    def _setting(self) -> dict[str, Any]:
+        """What the `best` command needs to repeat a trial; a study keeps JSON only."""
+        given = ("algo", "env", "conf_file", "hyperparams", "env_kwargs", "eval_env_kwargs")
+        setting = {**{name: getattr(self.args, name) for name in given}, "n_timesteps": self.n_timesteps}
+        decoded: dict[str, Any] = json.loads(json.dumps(setting, default=str))
+        return decoded
+
+    def hyperparameters_optimization(self) -> None:
+        """Run a sweep, or this process's share of one.
+
+        :raises SystemExit: if it ends without a completed trial
+        """
+        if self.storage and not self.storage.endswith(".log"):
+            create_tables(self.storage)
+        try:
+            super().hyperparameters_optimization()
+        except ValueError as error:
+            if "No trials are completed" not in str(error):
+                raise
+            raise SystemExit("no trial was completed: all were pruned or interrupted; the study keeps them") from None

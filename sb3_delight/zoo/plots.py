@@ -1,0 +1,233 @@
+"""Learning curves and aggregate scores of agents that RL-Zoo trained: ``python -m sb3_delight.zoo plots``."""
+
+import argparse
+import itertools
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # figures go to files: no display needed
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rliable import library, metrics
+from scipy.stats import trim_mean
+
+__all__ = ["REFERENCE_SCORES", "final_scores", "load_runs", "normalize", "plots"]
+
+Array = npt.NDArray[np.float64]
+Runs = dict[tuple[str, str], tuple[Array, Array]]  # (algo, env) -> timesteps [T], mean return of each run [runs, T]
+
+HELP = """Draw the evaluations of trained agents: learning_curves.png (interquartile mean over runs), and of the last
+evaluations aggregates.png (interquartile mean over runs and environments) and probability_of_improvement.png. Bands
+and bars are 95 % intervals of the stratified bootstrap over runs (Agarwal et al., 2021)."""
+
+#: Returns that score 0 and 1: the random policy's, measured on these versions, and a good on-policy agent's: the best
+#: documented for 1M steps, on v3 of the environments and under other protocols, so a yardstick and not a comparison.
+#: [zoo]: RL-Zoo's benchmark.md, one run. [tianshou]: Tianshou's MuJoCo benchmark, 10 seeds, maximum over
+#: training. [cap]: the highest return there is.
+REFERENCE_SCORES: dict[str, tuple[float, float]] = {
+    "HalfCheetah-v5": (-237.0, 5819.0),  # [zoo] PPO
+    "Hopper-v5": (18.0, 3618.0),  # [zoo] TRPO
+    "Walker2d-v5": (1.5, 4933.0),  # [zoo] TRPO
+    "Ant-v5": (-55.0, 4982.0),  # [zoo] TRPO
+    "Swimmer-v5": (-0.6, 366.0),  # [zoo] TRPO
+    "Reacher-v5": (-43.0, -4.1),  # [tianshou] PPO
+    "InvertedPendulum-v5": (5.0, 1000.0),  # [cap]
+    "InvertedDoublePendulum-v5": (47.5, 9258.0),  # [tianshou] A2C
+    "CartPole-v1": (22.2, 500.0),  # [cap]
+}
+
+
+def plots(flags: list[str]) -> None:
+    """The command; see its ``--help``.
+
+    :param flags: of the command line
+    :raises ValueError: if no evaluations are found
+    """
+    options = _parser().parse_args(flags)
+    runs = load_runs(Path(options.log_folder), options.algos, options.envs)
+    output = Path(options.output)
+    output.mkdir(parents=True, exist_ok=True)
+    estimate = _Estimator(options.bootstrap_samples)
+    _save(_learning_curves(runs, estimate), output / "learning_curves.png")
+    scores = final_scores(runs)
+    if scores:
+        _save(_aggregates(scores, estimate), output / "aggregates.png")
+    if len(scores) > 1:
+        _save(_improvement(scores, estimate), output / "probability_of_improvement.png")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("sb3_delight.zoo plots", description=HELP)
+    parser.add_argument("-a", "--algos", nargs="+", help="default: all in the log folder")
+    parser.add_argument("-e", "--envs", nargs="+", help="default: all in the log folder")
+    parser.add_argument("-f", "--log-folder", default="logs")
+    parser.add_argument("-o", "--output", default="figures", help="folder of the figures (default: figures)")
+    parser.add_argument("--bootstrap-samples", type=int, default=2000)
+    return parser
+
+
+# ---------------------------------------------------------------------------------------------------- runs and scores
+
+
+def load_runs(folder: Path, algos: list[str] | None = None, envs: list[str] | None = None) -> Runs:
+    """Evaluations of every run in ``folder/<algo>/<env>_<number>``, by algorithm and environment.
+
+    Runs of one pair are cut to the shortest of them.
+
+    :raises ValueError: if there are none, or runs of one pair were evaluated at different timesteps
+    """
+    found: dict[tuple[str, str], list[tuple[Array, Array]]] = defaultdict(list)
+    for path in sorted(folder.glob("*/*/evaluations.npz")):
+        algo, env = path.parent.parent.name, path.parent.name.rpartition("_")[0]
+        if (algos is None or algo in algos) and (envs is None or env in envs):
+            with np.load(path) as file:
+                found[algo, env].append((file["timesteps"], file["results"].mean(axis=1)))
+    if not found:
+        raise ValueError(f"no evaluations of {algos or 'any algorithm'} on {envs or 'any environment'} in {folder}")
+    runs = {}
+    for (algo, env), evaluations in found.items():
+        lengths = {len(timesteps) for timesteps, _ in evaluations}
+        length = min(lengths)
+        if len(lengths) > 1:
+            print(f"{algo} on {env}: runs differ in length; cut to {length} of {max(lengths)} evaluations")
+        grids = np.stack([timesteps[:length] for timesteps, _ in evaluations])
+        if (grids != grids[0]).any():
+            raise ValueError(f"runs of {algo} on {env} were evaluated at different timesteps: plot them apart")
+        runs[algo, env] = (grids[0], np.stack([returns[:length] for _, returns in evaluations]))
+    return runs
+
+
+def normalize(returns: Array, env: str) -> Array:
+    """Returns as scores: 0 is the random policy, 1 a good on-policy agent (:data:`REFERENCE_SCORES`)."""
+    random, good = REFERENCE_SCORES[env]
+    return (returns - random) / (good - random)
+
+
+def final_scores(runs: Runs) -> dict[str, Array]:
+    """Normalised returns of the last evaluations by algorithm, ``[runs, environments]``.
+
+    Aggregates need the same environments for all, and as many runs on each: what had to be left out is printed.
+    """
+    algos = list(dict.fromkeys(algo for algo, _ in runs))
+    envs = list(dict.fromkeys(env for _, env in runs))
+    usable = [env for env in envs if env in REFERENCE_SCORES and all((algo, env) in runs for algo in algos)]
+    for env in envs:
+        if env not in usable:
+            why = "no reference score" if env not in REFERENCE_SCORES else "not run by every algorithm"
+            print(f"not in the aggregates: {env} ({why})")
+    scores = {}
+    for algo in algos if usable else []:
+        last = {env: normalize(runs[algo, env][1][:, -1], env) for env in usable}
+        shared = min(len(values) for values in last.values())
+        scores[algo] = np.stack([values[:shared] for values in last.values()], axis=1)
+        print(f"{algo}: {_count(scores[algo])} on each of {', '.join(usable)}")
+    return scores
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+
+
+class _Estimator:
+    """Point estimates and 95 % intervals by stratified bootstrap over runs; the same ones every time."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
+    def __call__(self, scores: dict[str, Any], statistic: Callable[..., Array]) -> tuple[Any, Any]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "random_state is deprecated", FutureWarning)  # how rliable seeds arch
+            points, intervals = library.get_interval_estimates(
+                scores, statistic, reps=self.samples, random_state=np.random.RandomState(0)
+            )
+        return points, intervals
+
+
+def _count(runs: Array) -> str:
+    return f"{len(runs)} runs" if len(runs) > 1 else "1 run, so no interval"
+
+
+def _iqm(scores: Array) -> Array:
+    return np.array([metrics.aggregate_iqm(scores)])
+
+
+def _learning_curves(runs: Runs, estimate: _Estimator) -> Figure:
+    envs = list(dict.fromkeys(env for _, env in runs))
+    columns = min(3, len(envs))
+    rows = -(-len(envs) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.5 * columns, 3.4 * rows), squeeze=False, layout="constrained")
+    algos = list(dict.fromkeys(algo for algo, _ in runs))
+    for axis, env in itertools.zip_longest(axes.flat, envs):
+        if env is None:
+            axis.remove()
+            continue
+        axis.set(title=env, xlabel="environment steps", ylabel="evaluation return")
+        for color, algo in enumerate(algos):
+            if (algo, env) not in runs:
+                continue
+            timesteps, returns = runs[algo, env]
+            curve, (low, high) = _curve(returns, estimate)
+            axis.plot(timesteps, curve, color=f"C{color}", label=f"{algo}, {_count(returns)}")
+            axis.fill_between(timesteps, low, high, color=f"C{color}", alpha=0.2, linewidth=0)
+        axis.legend(frameon=False)
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def _curve(returns: Array, estimate: _Estimator) -> tuple[Array, Array]:
+    """Interquartile mean over runs and its interval at every evaluation, ``[T]`` and ``[2, T]``."""
+
+    def statistic(scores: Array) -> Array:  # metrics.aggregate_iqm of every evaluation, in one call
+        iqm: Array = trim_mean(scores[:, 0], proportiontocut=0.25, axis=0)
+        return iqm
+
+    points, intervals = estimate({"curve": returns[:, None, :]}, statistic)
+    return points["curve"], intervals["curve"]
+
+
+def _aggregates(scores: dict[str, Array], estimate: _Estimator) -> Figure:
+    points, intervals = estimate(scores, _iqm)
+    labels = {algo: (points[algo][0], *intervals[algo][:, 0]) for algo in scores}
+    figure, axis = _bars(labels)
+    axis.set(xlabel="interquartile mean of normalised scores (0: random, 1: a good on-policy agent)")
+    return figure
+
+
+def _improvement(scores: dict[str, Array], estimate: _Estimator) -> Figure:
+    pairs = {f"{x} > {y}": (scores[x], scores[y]) for x, y in itertools.combinations(scores, 2)}
+
+    def statistic(scores_x: Array, scores_y: Array) -> Array:
+        return np.array([metrics.probability_of_improvement(scores_x, scores_y)])
+
+    points, intervals = estimate(pairs, statistic)
+    figure, axis = _bars({pair: (points[pair][0], *intervals[pair][:, 0]) for pair in pairs})
+    axis.axvline(0.5, color="black", linewidth=1, linestyle=":")
+    axis.set(xlabel="probability of improvement", xlim=(0, 1))
+    return figure
+
+
+def _bars(estimates: dict[str, tuple[float, float, float]]) -> tuple[Figure, Axes]:
+    """One line per name: the interval as a bar, the point estimate as a tick; printed too."""
+    figure, axis = plt.subplots(figsize=(6.5, 1.1 + 0.45 * len(estimates)), layout="constrained")
+    axis.use_sticky_edges = False
+    for row, (name, (point, low, high)) in enumerate(estimates.items()):
+        axis.barh(row, high - low, left=low, height=0.5, color=f"C{row}", alpha=0.6)
+        axis.plot([point, point], [row - 0.25, row + 0.25], color="black", linewidth=2)
+        print(f"{name:>24}: {point:.3f} [{low:.3f}, {high:.3f}]")
+    axis.set_yticks(range(len(estimates)), list(estimates))
+    axis.invert_yaxis()
+    axis.grid(alpha=0.3, axis="x")
+    return figure, axis
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    print(path)

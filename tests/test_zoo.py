@@ -1,0 +1,280 @@
+"""The zoo's commands, as a user runs them: in processes of their own, since RL-Zoo patches gymnasium when imported.
+
+Run as a script, this file runs the checks that look inside (``check_...``) in such a process.
+"""
+
+import csv
+import importlib.util
+import json
+import os
+import pickle
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if importlib.util.find_spec("rl_zoo3") is None:  # importorskip would import it
+    pytest.skip("needs the extra sb3_delight[zoo]", allow_module_level=True)
+
+ROOT = Path(__file__).parent.parent
+COMMAND = [sys.executable, "-m", "sb3_delight.zoo"]
+# One interpreter for several commands: importing RL-Zoo takes longer than any of them.
+SEVERAL = """
+import json, sys
+from sb3_delight.zoo import main
+for command in json.loads(sys.argv[1]):
+    try:
+        main(command.split())
+    except SystemExit as exit:
+        print(f"exit: {exit.code}")
+"""
+SWEEP = ["train", "-optimize", "--no-optim-plots", "--env", "CartPole-v1", "-n", "600", "--eval-episodes", "1"]
+
+
+def start(arguments: list[str]) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path.cwd()
+    )
+
+
+def finish(process: "subprocess.Popen[str]", status: int = 0) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == status, output
+    return output
+
+
+def run_several(*commands: str) -> str:
+    return finish(start([sys.executable, "-c", SEVERAL, json.dumps(commands)]))
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+
+
+def trials(journal: Path, state: int = 1) -> int:
+    """How many trials of a journal ended in a state (1: complete); read from its text, without a lock."""
+    if not journal.exists():
+        return 0
+    lines = [line for line in journal.read_text().splitlines() if line.endswith("}")]
+    return sum(json.loads(line).get("state") == state for line in lines)
+
+
+def test_train_continue_enjoy_and_plot() -> None:
+    run = "--env Pendulum-v1 -n 800 --eval-freq 400 --eval-episodes 1 --seed 1"
+    output = run_several(
+        f"train --algo dg {run}",
+        f"train --algo dg {run} -i logs/dg/Pendulum-v1_1/Pendulum-v1.zip -params temperature:3.0",
+        f"train --algo kondo_dg {run}",
+        f"train --algo kondo_dg {run}",
+        "enjoy --env Pendulum-v1 --no-render -n 200",
+        "enjoy --algo kondo_dg --env Pendulum-v1 --exp-id 1 --load-best --no-render -n 200",
+        f"train --algo pg --env CartPole-v1 {run[18:]}",
+        "plots -o all --bootstrap-samples 20",
+        "plots -a pg -e CartPole-v1 -o one --bootstrap-samples 20",
+    )
+    assert output.count("Mean reward") == 2
+    assert "Loading pretrained agent" in output
+    assert "dg.yml" in output
+    assert "exit: " not in output
+    assert (Path("logs") / "dg" / "Pendulum-v1_2" / "Pendulum-v1" / "vecnormalize.pkl").is_file()
+    assert "not in the aggregates: Pendulum-v1" in output
+    for folder, count in (("all", 1), ("one", 2)):  # aggregates need a reference score; a comparison, two algorithms
+        figures = list(Path(folder).glob("*.png"))
+        assert len(figures) == count
+        assert all(figure.stat().st_size > 5000 for figure in figures)
+
+
+def test_what_is_wrong_with_a_command_is_said_in_one_line() -> None:
+    Path("broken.yml").write_text("default:\n  n_envs: [1\n  policy: x")
+    Path("typo.yml").write_text("default:\n  n_timesteps: 100\n  policy: MlpPolicy\n  temprature: 1.0")
+    output = run_several(
+        "train --env CartPol-v1",
+        "train --algo dgg",
+        "train -conf broken.yml",
+        "train -conf typo.yml",
+        "train -conf missing.yml",
+        "train -params temperature:-1.0",
+        "train --study-name none --trial-id 0",
+        "enjoy --env CartPole-v1",
+        "best --study-name none",
+        "plots",
+        "trian",
+    )
+    assert "Traceback" not in output
+    for message in (
+        "CartPol-v1 not found in gym registry, you maybe meant CartPole-v1?",
+        "invalid choice: 'dgg'",
+        'broken.yml", line 3',
+        "unexpected keyword argument 'temprature'",
+        "No such file or directory: 'missing.yml'",
+        "temperature must be positive",
+        "there is no study 'none' in logs/none.log",
+        "No model found for dg on CartPole-v1",
+        "no evaluations of any algorithm on any environment in logs",
+        "usage: python -m sb3_delight.zoo COMMAND",
+    ):
+        assert message in output
+    assert output.count("exit: ") == 11
+    assert not list(Path("logs").rglob("CartPole-v1_*")), "a failed command left a run behind"
+
+
+def test_ctrl_c_saves_the_agent() -> None:
+    process = start([*COMMAND, "train", "--env", "CartPole-v1", "-n", "10000000"])
+    monitor = Path("logs/dg/CartPole-v1_1/0.monitor.csv")
+    wait_for(lambda: monitor.exists() and len(monitor.read_text().splitlines()) > 2, process)  # episodes are in
+    process.send_signal(signal.SIGINT)
+    assert "Traceback" not in finish(process)
+    assert Path("logs/dg/CartPole-v1_1/CartPole-v1.zip").is_file()
+
+
+def test_a_killed_sweep_resumes_and_its_best_trials_are_run_again() -> None:
+    journal = Path("logs/shared.log")
+    worker = [*COMMAND, *SWEEP, "--algo", "dg", "--study-name", "shared"]
+    killed, survivor = start([*worker, "-n", "60000"]), start([*worker, "--max-total-trials", "3"])
+    wait_for(lambda: trials(journal) >= 1, survivor)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    finish(survivor)
+    before = trials(journal)
+    assert before >= 1
+    finish(start([*worker, "--n-trials", "2"]))
+    assert trials(journal) + trials(journal, state=2) >= before + 2  # pruned ones count
+    assert not list(Path("logs").rglob("CartPole-v1_*")), "a sweep left an empty run behind"
+
+    best = "best --study-name shared --top 1 --eval-episodes 2 -n 600"
+    output = run_several("train --study-name shared --trial-id 0 -n 300", f"{best} --seeds 1", f"{best} --seeds 2")
+    with Path("logs/shared_best.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["seed"] for row in rows] == ["1", "2"]
+    assert output.count("<- survives") == 2
+
+
+def test_two_workers_share_a_study_in_a_database() -> None:
+    storage = ["--storage", "sqlite:///study.db", "--study-name", "shared", "--max-total-trials", "4"]
+    workers = [start([*COMMAND, *SWEEP, "--algo", "kondo_dg", *storage]) for _ in range(2)]
+    for worker in workers:
+        finish(worker)
+    with sqlite3.connect("study.db") as database:
+        assert database.execute("select count(*) from trials").fetchone()[0] >= 4
+
+
+def test_inside() -> None:
+    output = finish(start([sys.executable, __file__]))
+    assert output.count("passed") == len(CHECKS)
+
+
+# ------------------------------------------------------------------------------- checks that run in their own process
+
+
+def check_registering_twice_is_registering_once() -> None:
+    import rl_zoo3
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+    from sb3_delight.zoo import register
+
+    register()
+    before = dict(rl_zoo3.ALGOS), dict(HYPERPARAMS_SAMPLER), dict(HYPERPARAMS_CONVERTER)
+    register()
+    assert before == (rl_zoo3.ALGOS, HYPERPARAMS_SAMPLER, HYPERPARAMS_CONVERTER)
+    assert {"dg", "kondo_dg", "pg", "iwpg"} <= rl_zoo3.ALGOS.keys()
+
+
+def check_every_block_of_every_configuration_builds() -> None:
+    """Environments without MuJoCo are as good as those with, for the arguments of an algorithm."""
+    import gymnasium
+    import yaml
+    from rl_zoo3 import ALGOS
+    from rl_zoo3.exp_manager import ExperimentManager
+    from torch import nn
+
+    from sb3_delight.zoo.manager import packaged_config
+
+    mujoco = {f"{name}-v5" for name in ("HalfCheetah", "Hopper", "Walker2d", "Ant", "Swimmer", "Reacher")}
+    mujoco |= {"InvertedPendulum-v5", "InvertedDoublePendulum-v5"}
+    for algo in ("dg", "kondo_dg", "pg", "iwpg", "ppo", "a2c", "trpo"):
+        path = packaged_config(algo, "HalfCheetah-v5")
+        assert path is not None
+        blocks = yaml.safe_load(Path(path).read_text())
+        assert mujoco <= blocks.keys()
+        for env_id, block in blocks.items():
+            assert env_id == "default" or env_id in gymnasium.registry
+            arguments = ExperimentManager._preprocess_schedules(block)
+            for handled_by_the_zoo in ("n_envs", "n_timesteps", "normalize"):
+                arguments.pop(handled_by_the_zoo, None)
+            arguments["policy_kwargs"] = eval(arguments.pop("policy_kwargs", "{}"), {"dict": dict, "nn": nn})
+            ALGOS[algo](env="Pendulum-v1", **arguments)
+    assert packaged_config("ppo", "CartPole-v1") is None, "RL-Zoo's own settings are the ones to use"
+
+
+def check_what_is_sampled_is_what_a_trial_id_trains() -> None:
+    import optuna
+    from rl_zoo3 import ALGOS
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    from sb3_delight.zoo.samplers import CONVERTERS, SAMPLERS
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for algo, sample in SAMPLERS.items():
+        for env_id, n_actions in [("CartPole-v1", 0), ("Pendulum-v1", 1)] * 8:
+            trial = study.ask()
+            sampled = sample(trial, n_actions, 1, {})
+            converted = ExperimentManager._preprocess_schedules(CONVERTERS[algo](trial.params))
+            assert repr(sampled) == repr(converted)
+            assert ("log_std_init" in sampled["policy_kwargs"]) == (n_actions > 0)
+            ALGOS[algo]("MlpPolicy", env_id, **sampled)
+
+
+def check_a_trial_normalizes_by_its_own_gamma_and_nan_prunes_it() -> None:
+    import optuna
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    from sb3_delight import DG
+
+    seen: list[tuple[float, float]] = []
+    learn = DG.learn
+
+    def learn_and_look(self: Any, *args: Any, **kwargs: Any) -> Any:
+        normalization = self.get_vec_normalize_env()
+        assert isinstance(normalization, VecNormalize)
+        seen.append((self.gamma, normalization.gamma))
+        if len(seen) == 2:
+            raise ValueError("NaN or inf reward in the rollout")
+        return learn(self, *args, **kwargs)
+
+    DG.learn = learn_and_look  # type: ignore[method-assign]
+    zoo("train", "-optimize", "--no-optim-plots", "--env", "Pendulum-v1", "-n", "600", "--eval-episodes", "1",
+        "--n-trials", "3", "--study-name", "gammas")  # fmt: skip
+    zoo("train", "--env", "Pendulum-v1", "-n", "300", "--study-name", "gammas", "--trial-id", "0", "--eval-freq", "-1")
+    assert len(seen) == 4
+    assert all(algorithm == normalization for algorithm, normalization in seen)
+    assert len(set(seen[:3])) == 3
+    assert seen[3] == seen[0]
+    with Path("logs/dg/Pendulum-v1_1/Pendulum-v1/vecnormalize.pkl").open("rb") as file:
+        assert pickle.load(file).gamma == seen[0][1]
+    journal = optuna.storages.journal.JournalFileBackend("logs/gammas.log")
+    study = optuna.load_study(study_name="gammas", storage=optuna.storages.JournalStorage(journal))
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "COMPLETE"]
+
+
+def zoo(*command: str) -> None:
+    from sb3_delight.zoo import main
+
+    main(list(command))
+
+
+CHECKS = [check for name, check in list(globals().items()) if name.startswith("check_")]
+
+if __name__ == "__main__":
+    for check in CHECKS:
+        check()
+        print(check.__name__, "passed")
