@@ -1,0 +1,219 @@
+"""What the papers prove on one softmax bandit, measured; and the bandit on which delight loses.
+
+Figure ``propositions``: Proposition 1 of Delightful Policy Gradient (2603.14608), Propositions 1 and 2 of Does This
+Gradient Spark Joy? (2603.20526), and the overlap bound of the distributed sequel (2603.20521, version 2).
+Figure ``gambling``: Proposition 3 of the Kondo paper. An arm is worse by a gap but noisy: its lucky draws are rare
+successes, which is what delight is looking for, so DG and Kondo are *expected* to lose to the policy gradient there.
+
+    python examples/reproduce/bandit.py [--figure gambling] [--plot-only]
+"""
+
+import dataclasses
+import math
+
+import harness
+import numpy as np
+import torch
+from harness import Row, Runs
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from sb3_delight import objectives
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    statement: str = "variance"  # variance | ranking | overlap | drift | gambling
+    method: str = "dg"  # pg | dg | kondo: the hard gate at price 0
+    arms: int = 100
+    right: float = 0.5  # probability of the right arm; in gambling, of the better arm at the start
+    noise_over_gap: float = 1.0  # gambling: standard deviation of the worse arm, in units of the gap (1) between means
+    samples: int = 100  # gambling: per update
+    learning_rate: float = 0.3  # gambling: plain gradient descent on two logits
+    updates: int = 0
+
+
+CHANCES = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
+NOISES = (0.0, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0)
+METHODS = ("pg", "dg", "kondo")
+SWEEP = {
+    "propositions": [Config(arms=k, right=p, method=m) for m in ("dg", "kondo") for k in (10, 100) for p in CHANCES]
+    + [Config("ranking", arms=10, right=p) for p in CHANCES]
+    + [Config("overlap", arms=10, right=p) for p in (0.1, 0.5, 0.9, 0.99)],
+    "gambling": [Config("drift", m, arms=2, right=0.9, noise_over_gap=n) for m in METHODS for n in NOISES]
+    + [Config("gambling", m, arms=2, noise_over_gap=n, updates=300) for n in (0.2, 1.0, 2.0, 5.0) for m in METHODS],
+}
+
+
+def method_weight(method: str, log_prob: Tensor, advantage: Tensor) -> Tensor:
+    if method == "pg":
+        return objectives.pg_weight(log_prob, advantage)
+    return objectives.dg_weight(log_prob, advantage, temperature=1.0 if method == "dg" else 0.0)
+
+
+def policy_of(config: Config) -> Tensor:
+    """The right arm is arm 0; the others share the rest. ``[arms]``, doubles"""
+    wrong = (1 - config.right) / (config.arms - 1)
+    return torch.tensor([config.right] + [wrong] * (config.arms - 1), dtype=torch.double)
+
+
+def gradient(method: str, policy: Tensor, counts: Tensor) -> Tensor:
+    """The gradient, by the logits, of batches in which arm k was drawn ``counts[:, k]`` times. ``[batches, arms]``"""
+    logits = policy.log().expand(counts.shape).clone().requires_grad_()
+    log_prob = logits.log_softmax(-1)
+    advantage = torch.full_like(log_prob, -0.5)
+    advantage[:, 0] = 0.5
+    weight = method_weight(method, log_prob, advantage)
+    loss = objectives.policy_gradient_loss(log_prob, advantage, weight * counts, batch_size=1)
+    (step,) = torch.autograd.grad(-loss, logits)
+    return step
+
+
+def variance(config: Config, generator: np.random.Generator) -> Row:
+    """Measured: ratio of 1 - cosine to the policy gradient's, for batches so large that the noise is small."""
+    policy = policy_of(config)
+    counts = torch.tensor(generator.multinomial(1_000_000, policy.numpy(), size=200), dtype=torch.double)
+    truth = -policy
+    truth[0] += 1  # the gradient of the expected reward, up to its length
+    across = []
+    for method in (config.method, "pg"):
+        steps = gradient(method, policy, counts)
+        along = steps @ truth / truth.norm()
+        # 1 - cosine of a small angle is half its tangent squared: no cancellation
+        across.append(float(((steps.square().sum(1) - along**2).clamp(min=0) / along**2).mean() / 2))
+    wrong = float(policy[1])
+    low, high = (1 / (1 + math.exp(sign * 0.5 * math.log(1 / p))) for sign, p in ((1, wrong), (-1, config.right)))
+    theory = (low / (0.5 * high + 0.5 * low)) ** 2 if config.method == "dg" else 0.0
+    return {"measured": across[0] / across[1], "theory": theory}
+
+
+def ranking(config: Config, generator: np.random.Generator) -> Row:
+    """Measured: least alpha at which alpha * advantage + (1 - alpha) * surprisal ranks right above wrong (b = 0)."""
+    policy = policy_of(config)
+    surprisal = objectives.surprisal(policy.log())
+    reward = torch.zeros_like(policy)
+    reward[0] = 1.0
+    alphas = torch.linspace(0, 1, 100_001, dtype=torch.double)
+    right, wrong = (alphas * reward[k] + (1 - alphas) * surprisal[k] for k in (0, 1))
+    odds = max(0.0, math.log(config.right * (config.arms - 1) / (1 - config.right)))
+    return {"measured": float(alphas[right > wrong][0]), "theory": odds / (1 + odds)}
+
+
+def overlap(config: Config, generator: np.random.Generator) -> Row:
+    """A stale actor's failures, weighed by DG. Measured: their second moment across the gradient relative to PG's.
+    Theory: its bound, the learner's probability of the actor's failures on average. Policies are random (U)."""
+    logits = torch.tensor(generator.normal(size=(2, config.arms - 1)))
+    learner, actor = logits.softmax(-1)
+    policy = torch.cat([torch.tensor([config.right], dtype=torch.double), (1 - config.right) * learner])
+    weight = objectives.dg_weight(policy.log()[1:], torch.tensor(-0.5, dtype=torch.double))
+    scores = torch.eye(config.arms, dtype=torch.double)[1:] - policy  # of each failure, by the logits
+    truth = -policy
+    truth[0] += 1
+    across = scores - (scores @ truth)[:, None] * truth / truth.square().sum()
+    chance = actor * across.square().sum(1)
+    return {"measured": float((chance * weight**2).sum() / chance.sum()), "theory": float(actor @ policy[1:])}
+
+
+def gamble(config: Config, better: Tensor, uniform: Tensor, noise: Tensor) -> Tensor:
+    """Estimates of the gradient by the better arm's logit, ``[batches]``; ``better``: its chance, ``[batches, 1]``."""
+    worse = uniform > better
+    reward = torch.where(worse, config.noise_over_gap * noise - 1, 0.0)  # the gap is 1
+    advantage = reward + (1 - better)  # less the expected reward
+    log_prob = torch.where(worse, 1 - better, better).log()
+    weight = method_weight(config.method, log_prob, advantage)
+    score = torch.where(worse, -better, 1 - better)  # of the better arm's logit
+    return (weight * advantage * score).mean(dim=1)
+
+
+def drift(config: Config, generator: np.random.Generator) -> Row:
+    uniform, noise = torch.tensor(generator.random((1, 400_000))), torch.tensor(generator.normal(size=(1, 400_000)))
+    return {"measured": float(gamble(config, torch.full((1, 1), config.right).double(), uniform, noise))}
+
+
+def run(config: Config, seeds: list[int]) -> list[Row]:
+    if config.statement == "gambling":
+        return run_gambling(config, seeds)
+    statement = {"variance": variance, "ranking": ranking, "overlap": overlap, "drift": drift}[config.statement]
+    return [{"seed": seed, "step": 0, **statement(config, np.random.default_rng(seed))} for seed in seeds]
+
+
+def run_gambling(config: Config, seeds: list[int]) -> list[Row]:
+    uniforms = harness.draws(seeds, 0, lambda g, n: torch.rand(n, config.samples, generator=g))
+    noises = harness.draws(seeds, 1, lambda g, n: torch.randn(n, config.samples, generator=g))
+    logit = torch.zeros(len(seeds), 1)  # of the better arm; the other arm's is its negative
+    rows: list[Row] = []
+    for update in range(config.updates + 1):
+        better = (2 * logit).sigmoid().clamp(1e-6, 1 - 1e-6)
+        if update % max(1, config.updates // 20) == 0:
+            chances = zip(seeds, better[:, 0].tolist(), strict=True)
+            rows += [{"seed": seed, "step": update, "measured": chance} for seed, chance in chances]
+        logit += config.learning_rate * gamble(config, better, next(uniforms), next(noises)).unsqueeze(1)
+    return rows
+
+
+def means(runs: Runs, configs: list[Config]) -> tuple[list[float], list[float], list[float]]:
+    """Probability of the right arm, measured and theory, of the configs that were run."""
+    done = [c for c in configs if runs.last(c, "theory").size]
+    measured, theory = ([float(runs.last(c, name).mean()) for c in done] for name in ("measured", "theory"))
+    return [c.right for c in done], measured, theory
+
+
+def propositions(runs: Runs) -> Figure:
+    figure, (left, middle, right) = harness.panels(3, width=4.6)
+    for arms, marker, colour in ((10, "o", harness.COLOURS["dg"]), (100, "s", harness.COLOURS["pg"])):
+        chosen = [c for c in runs.configs if (c.statement, c.method, c.arms) == ("variance", "dg", arms)]
+        x, measured, theory = means(runs, chosen)
+        left.plot(x, theory, color=colour, label=f"theory, {arms} arms")
+        left.plot(x, measured, marker, color=colour, label=f"measured, {arms} arms")
+    left.set(yscale="log", title="DG, Proposition 1", ylabel="1 - cosine, relative to PG's")
+    x, measured, theory = means(runs, [c for c in runs.configs if c.statement == "ranking"])
+    middle.plot(x, theory, color="black", label="theory")
+    middle.plot(x, measured, "o", color=harness.COLOURS["kondo"], label="measured")
+    middle.set(title="Kondo, Proposition 2: additive scores", ylabel="least weight of the advantage")
+    for axes in (left, middle):
+        axes.set(xlabel="probability of the right arm")
+    for config in runs.configs:
+        if config.statement == "overlap":
+            bound, moment = runs.last(config, "theory"), runs.last(config, "measured")
+            right.plot(bound, moment, ".", label=f"right arm {config.right:g}")
+    right.plot([3e-4, 0.3], [3e-4, 0.3], color="black", linewidth=1, label="bound")
+    right.set(xscale="log", yscale="log", title="Stale actor: overlap bound")
+    right.set(xlabel="learner's probability of the actor's failures", ylabel="noise of failures, relative to PG's")
+    for axes in (left, middle, right):
+        harness.legend(axes)
+    return figure
+
+
+def gambling(runs: Runs) -> Figure:
+    names = {"pg": "policy gradient", "dg": "DG", "kondo": "Kondo, price 0"}
+    figure, (left, *others) = harness.panels(5, width=3.4)
+    for method, name in names.items():
+        drifts = [c for c in runs.configs if (c.statement, c.method) == ("drift", method)]
+        values = [runs.last(c, "measured") for c in drifts]
+        harness.points(left, [c.noise_over_gap for c in drifts], values, name, color=harness.COLOURS[method])
+    left.axhline(0, color="black", linewidth=0.8)
+    left.set(xlabel="noise of the worse arm / gap", ylabel="drift to the better arm", title="at 90 % on the better arm")
+    for axes, noise in zip(others, (0.2, 1.0, 2.0, 5.0), strict=True):
+        for config in runs.configs:
+            if config.statement == "gambling" and config.noise_over_gap == noise:
+                harness.draw(axes, runs, config, "measured", names[config.method], color=harness.COLOURS[config.method])
+        axes.set(xlabel="update", ylim=(-0.02, 1.02), title=f"noise / gap {noise:g}")
+    others[0].set(ylabel="probability of the better arm")
+    harness.legend(left)
+    return figure
+
+
+EXPERIMENT = harness.Experiment(
+    name="bandit",
+    sweep=SWEEP,
+    run=run,
+    figures={"propositions": propositions, "gambling": gambling},
+    metrics=("measured", "theory"),
+    seeds=30,
+    seeds_per_job=30,
+    smoke={"samples": 10},
+    summary={"measured": np.mean, "theory": np.mean},
+)
+
+if __name__ == "__main__":
+    harness.main(EXPERIMENT)

@@ -1,0 +1,127 @@
+"""Where DG's default temperature comes from: a sweep over four control tasks, the plain policy gradient beside it.
+
+    python examples/reproduce/temperature.py [--seeds 3] [--workers 2] [--plot-only]
+
+Every arm has the same settings and the same budget; none was tuned. What differs is the temperature of the gate, on
+advantages scaled to unit root mean square.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+
+import harness
+import numpy as np
+import torch
+from harness import Row, Runs
+from matplotlib.figure import Figure
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from sb3_delight import DG, PolicyGradient
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run; a temperature of ``None`` is the plain policy gradient."""
+
+    env: str = "CartPole-v1"
+    temperature: float | None = 10.0
+    normalize_delight: bool = False
+    normalize_env: bool = False  # VecNormalize: MuJoCo only
+    updates: int = 100_000  # environment steps
+    n_envs: int = 8
+    n_steps: int = 32
+    learning_rate: float = 1e-3
+
+
+PACKAGES = ("stable-baselines3", "gymnasium", "mujoco")  # what a score depends on, besides torch and numpy
+TEMPERATURES: tuple[float | None, ...] = (1.0, 4.0, 10.0, 30.0, None)
+TASKS = (
+    Config("CartPole-v1"),
+    Config("Acrobot-v1"),
+    Config("HalfCheetah-v5", updates=200_000, normalize_env=True),
+    Config("Hopper-v5", updates=200_000, normalize_env=True),
+)
+SWEEP = {
+    "default": [
+        *(replace(task, temperature=temperature) for temperature in TEMPERATURES for task in TASKS),
+        *(replace(task, temperature=4.0, normalize_delight=True) for task in TASKS),
+    ]
+}
+
+
+def run(config: Config, seeds: list[int]) -> list[Row]:
+    """Return of the last 30 training episodes (sampled actions) and of 10 evaluation episodes (deterministic ones)."""
+    rows: list[Row] = []
+    for seed in seeds:
+        env: VecEnv = make_vec_env(config.env, config.n_envs, seed=seed)
+        evaluation: VecEnv = make_vec_env(config.env, 1, seed=seed + 1000)
+        if config.normalize_env:
+            env = VecNormalize(env)
+            evaluation = VecNormalize(evaluation, training=False, norm_reward=False)
+            evaluation.obs_rms = env.obs_rms
+        common = {"learning_rate": config.learning_rate, "n_steps": config.n_steps, "seed": seed, "device": "cpu"}
+        if config.temperature is None:
+            model = PolicyGradient("MlpPolicy", env, advantage_scaling="scale", **common)  # type: ignore
+        else:
+            gate = {"temperature": config.temperature, "normalize_delight": config.normalize_delight}
+            model = DG("MlpPolicy", env, **gate, **common)  # type: ignore
+        model.learn(config.updates)
+        sampled = [episode["r"] for episode in list(model.ep_info_buffer or [])[-30:]]
+        deterministic, _ = evaluate_policy(model, evaluation, n_eval_episodes=10, warn=False)
+        surprisal = -torch.as_tensor(model.rollout_buffer.log_probs).mean().item()
+        rows.append(
+            {
+                "seed": seed,
+                "step": config.updates,
+                "sampled": float(np.mean(sampled)) if sampled else math.nan,
+                "deterministic": float(np.mean(deterministic)),
+                "surprisal": surprisal,
+                **{package: version(package) for package in PACKAGES},
+            }
+        )
+        env.close()
+        evaluation.close()
+    return rows
+
+
+def default(runs: Runs) -> Figure:
+    """Return against temperature, one panel a task; the plain policy gradient as a line."""
+    figure, panels = harness.panels(len(TASKS), width=3.6)
+    for axes, task in zip(panels, TASKS, strict=True):
+        mine = [c for c in runs.configs if c.env == task.env and len(runs.last(c, "sampled"))]
+        for metric, colour in (("sampled", "pg"), ("deterministic", "dg")):
+            dg = [c for c in mine if c.temperature is not None and not c.normalize_delight]
+            if not dg:
+                continue
+            x = np.arange(len(dg))
+            summary = [harness.interval(runs.last(c, metric)) for c in dg]
+            middle = np.array([s[0] for s in summary])
+            spread = [[s[0] - s[1] for s in summary], [s[2] - s[0] for s in summary]]
+            axes.errorbar(
+                x, middle, spread, marker="o", capsize=3, color=harness.COLOURS[colour], label=f"DG, {metric}"
+            )
+            axes.set_xticks(x, [f"{c.temperature:g}" for c in dg])
+            for plain in (c for c in mine if c.temperature is None):
+                mean = runs.last(plain, metric).mean()
+                axes.axhline(mean, color=harness.COLOURS[colour], linestyle=":", label=f"PG, {metric}")
+        axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="temperature", ylabel="return")
+    harness.legend(panels[0])
+    return figure
+
+
+EXPERIMENT = harness.Experiment(
+    name="temperature",
+    sweep=SWEEP,
+    run=run,
+    figures={"default": default},
+    metrics=("sampled", "deterministic", "surprisal", *PACKAGES),
+    seeds=3,
+    seeds_per_job=1,
+    smoke={"updates": 600},
+)
+
+if __name__ == "__main__":
+    harness.main(EXPERIMENT)

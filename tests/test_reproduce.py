@@ -1,0 +1,385 @@
+"""The reproduction scripts: what their loops state, that a killed sweep resumes, and that every figure can be drawn."""
+
+import argparse
+import dataclasses
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "reproduce"))
+
+import bandit
+import harness
+import mnist
+import tabular
+import token_reversal
+
+SCRIPTS = [tabular, bandit, mnist, token_reversal]
+
+
+# --- harness: a sweep that is stopped anywhere continues where it stopped -------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    slope: float = 1.0
+    updates: int = 2
+
+
+CALLS: list[tuple[float, list[int]]] = []
+
+
+def run(config: Config, seeds: list[int]) -> list[harness.Row]:
+    CALLS.append((config.slope, seeds))
+    return [{"seed": s, "step": u, "error": config.slope * u + s} for s in seeds for u in range(config.updates + 1)]
+
+
+def draw(runs: harness.Runs) -> Figure:
+    figure, (axes,) = harness.panels()
+    for config in runs.configs:
+        harness.draw(axes, runs, config, "error", str(config.slope))
+    return figure
+
+
+EXPERIMENT = harness.Experiment(
+    name="toy",
+    sweep={"lines": [Config(1.0), Config(2.0)]},
+    run=run,
+    figures={"lines": draw},
+    metrics=("error",),
+    seeds=3,
+    seeds_per_job=2,
+    smoke={},
+)
+
+
+def results(folder: Path) -> list[tuple[str, ...]]:
+    """Rows in order, less the time they took."""
+    rows = harness.read_rows(folder / "results" / "toy.csv")
+    return sorted(tuple(v for k, v in row.items() if k != "seconds") for row in rows)
+
+
+def sweep(folder: Path, *options: str) -> None:
+    harness.main(EXPERIMENT, ["--workers", "1", "--output", str(folder), *options])
+
+
+def test_a_second_command_runs_nothing(tmp_path: Path) -> None:
+    sweep(tmp_path)
+    before = (tmp_path / "results" / "toy.csv").read_bytes()
+    CALLS.clear()
+    sweep(tmp_path)
+    assert CALLS == []
+    assert (tmp_path / "results" / "toy.csv").read_bytes() == before
+
+
+def test_more_seeds_run_only_the_new_ones(tmp_path: Path) -> None:
+    sweep(tmp_path, "--seeds", "2")
+    CALLS.clear()
+    sweep(tmp_path, "--seeds", "4")
+    assert CALLS == [(1.0, [2, 3]), (2.0, [2, 3])]
+
+
+def test_a_sweep_killed_at_any_byte_ends_like_one_that_was_not(tmp_path: Path) -> None:
+    sweep(tmp_path / "whole")
+    written = (tmp_path / "whole" / "results" / "toy.csv").read_bytes()
+    wanted = results(tmp_path / "whole")
+    torn = tmp_path / "torn" / "results" / "toy.csv"
+    torn.parent.mkdir(parents=True)
+    for end in range(0, len(written), 41):
+        torn.write_bytes(written[:end])
+        harness.compute(EXPERIMENT, EXPERIMENT.sweep["lines"], seeds=3, workers=1, path=torn)
+        assert results(tmp_path / "torn") == wanted
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_command_continues(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(config: Config, seeds: list[int]) -> list[harness.Row]:
+        if config.slope == 2.0:
+            raise KeyboardInterrupt
+        return run(config, seeds)
+
+    harness.main(dataclasses.replace(EXPERIMENT, run=interrupted), ["--workers", "1", "--output", str(tmp_path)])
+    assert "continues" in capsys.readouterr().out
+    assert len(results(tmp_path)) == 3 * 3  # one config, three seeds, three rows
+    sweep(tmp_path)
+    sweep(tmp_path / "whole")
+    assert results(tmp_path) == results(tmp_path / "whole")
+
+
+def test_a_partial_sweep_can_be_drawn(tmp_path: Path) -> None:
+    harness.compute(EXPERIMENT, [Config(1.0)], seeds=1, workers=1, path=tmp_path / "results" / "toy.csv")
+    sweep(tmp_path, "--plot-only")
+    assert (tmp_path / "figures" / "toy_lines.png").stat().st_size > 0
+    sweep(tmp_path / "nothing", "--plot-only")
+    assert (tmp_path / "nothing" / "figures" / "toy_lines.png").stat().st_size > 0
+
+
+def test_rows_say_where_they_come_from(tmp_path: Path) -> None:
+    sweep(tmp_path, "--seeds", "1")
+    for row in harness.read_rows(tmp_path / "results" / "toy.csv"):
+        assert row["torch"] == torch.__version__
+        assert row["numpy"] == np.__version__
+        assert row["device"] == "cpu"
+        assert row["commit"]
+
+
+def test_a_changed_field_is_another_run() -> None:
+    names = {harness.run_name(config) for config in (Config(), Config(2.0), Config(updates=3))}
+    assert len(names) == 3
+    assert harness.run_name(Config(2.0)).startswith("slope=2.0 #")
+
+
+def test_workers_compute_what_one_process_computes(tmp_path: Path) -> None:
+    for workers in ("1", "2"):
+        options = ["--smoke", "--figure", "arms", "--workers", workers, "--output", str(tmp_path / workers)]
+        harness.main(tabular.EXPERIMENT, options)
+    one, two = (harness.read_rows(tmp_path / w / "results" / "tabular.csv") for w in ("1", "2"))
+    assert {(r["run"], r["seed"], r["step"], r["error"]) for r in one} == {
+        (r["run"], r["seed"], r["step"], r["error"]) for r in two
+    }
+
+
+def test_interval_covers_the_mean_and_survives_runs_that_never_arrive() -> None:
+    values = np.random.default_rng(1).normal(5.0, 1.0, size=(50, 3))
+    middle, low, high = harness.interval(values)
+    assert (low < middle).all()
+    assert (middle < high).all()
+    assert (high - low < 1.0).all()
+    middle, low, high = harness.interval(np.array([1.0, 2.0, 3.0, math.inf, math.inf]), np.median)
+    assert middle == 3.0
+    assert low <= middle
+    assert high == math.inf
+
+
+# --- every figure ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: str(script.__name__))
+def test_smoke_runs_and_draws(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each figure, with one config of each method, a few updates long. Only the first is turned into pixels: slow."""
+    experiment = script.EXPERIMENT
+    assert set(experiment.sweep) == set(experiment.figures)
+    first = {
+        figure: list({getattr(config, "method", None): config for config in configs}.values())
+        for figure, configs in experiment.sweep.items()
+    }
+    saved: list[str] = []
+    save = Figure.savefig
+
+    def save_first(figure: Figure, path: Path) -> None:
+        if not saved:
+            save(figure, path)
+        saved.append(path.name)
+
+    monkeypatch.setattr(Figure, "savefig", save_first)
+    options = ["--smoke", "--seeds", "1", "--workers", "1", "--output", str(tmp_path)]
+    harness.main(dataclasses.replace(experiment, sweep=first), options)
+    assert saved == [f"{experiment.name}_{figure}.png" for figure in experiment.sweep]
+    assert (tmp_path / "figures" / saved[0]).stat().st_size > 0
+
+
+def test_committed_results_are_of_configs_in_the_sweep() -> None:
+    """A row whose config is no longer swept would silently vanish from the figures."""
+    for script in SCRIPTS:
+        known = {harness.run_name(config) for configs in script.EXPERIMENT.sweep.values() for config in configs}
+        rows = harness.read_rows(harness.HERE / "results" / f"{script.EXPERIMENT.name}.csv")
+        assert {row["run"] for row in rows} <= known
+
+
+# --- tabular and bandit: numbers of the papers ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "temperature", "angle"), [("pg", 1, 0.264), ("dg", 1, 0.220), ("dg", 2, 0.217)])
+def test_angle_to_cross_entropy_with_many_contexts(method: str, temperature: float, angle: float) -> None:
+    config = dataclasses.replace(tabular.CONTEXTS, method=method, temperature=temperature, updates=0)
+    rows = tabular.run(config, list(range(100)))
+    assert np.mean([row["one_minus_cosine"] for row in rows]) == pytest.approx(angle, abs=0.004)
+
+
+def test_sampled_gradients_of_one_context_average_to_the_exact_one() -> None:
+    logits = torch.randn(1, 1, 5, dtype=torch.double).requires_grad_()
+    uniform = (torch.arange(200_000, dtype=torch.double) + 0.5) / 200_000  # evenly spread: no sampling noise
+    for method in ("pg", "dg"):
+        sampled = tabular.Config(method, arms=5, samples=200_000)
+        exact = dataclasses.replace(sampled, samples=0)
+        pair = [
+            torch.autograd.grad(tabular.loss_of(c, logits, uniform[None, None]), logits)[0] for c in (sampled, exact)
+        ]
+        torch.testing.assert_close(*pair, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("right", [0.1, 0.5, 0.9])
+def test_variance_across_the_gradient_as_theory_has_it(right: float) -> None:
+    row = bandit.variance(bandit.Config(arms=100, right=right), np.random.default_rng(0))
+    assert row["measured"] == pytest.approx(row["theory"], rel=0.01)
+    hard = bandit.variance(bandit.Config(method="kondo", right=right), np.random.default_rng(0))
+    assert hard["measured"] < 1e-9  # rounding, relative to PG's small noise
+
+
+def test_drift_on_the_gambling_bandit() -> None:
+    reported = {0.2: 0.013, 1.0: 0.002, 2.0: -0.029, 5.0: -0.134}
+    for noise, drift in reported.items():
+        config = bandit.Config("drift", "dg", arms=2, right=0.9, noise_over_gap=noise)
+        assert bandit.drift(config, np.random.default_rng(0))["measured"] == pytest.approx(drift, abs=0.003)
+        plain = dataclasses.replace(config, method="pg")
+        assert bandit.drift(plain, np.random.default_rng(0))["measured"] == pytest.approx(0.09, abs=0.003)
+
+
+# --- MNIST bandit ---------------------------------------------------------------------------------------------------
+
+SMALL = mnist.Config(width=16, updates=60, learning_rate=3e-3)
+
+
+def metrics(rows: list[harness.Row], seed: int) -> list[tuple[Any, ...]]:
+    return [(row["step"], row["test_error"], row["backward"]) for row in rows if row["seed"] == seed]
+
+
+@pytest.mark.parametrize("change", [{}, {"method": "kondo"}, {"method": "kondo", "gate_rate": 0.0}, {"delay": 7}])
+def test_a_seed_does_not_depend_on_its_company(change: dict[str, Any]) -> None:
+    config = dataclasses.replace(SMALL, **change)
+    alone, together = (metrics(mnist.run(config, seeds), 4) for seeds in ([4], [0, 4, 2]))
+    np.testing.assert_allclose(alone, together, atol=0.01)  # batched products of another size round differently
+
+
+def test_ratio_methods_are_the_policy_gradient_while_the_actor_is_fresh() -> None:
+    plain, *ratios = (mnist.run(dataclasses.replace(SMALL, method=m), [0]) for m in ("pg", "iw", "ppo"))
+    stale = mnist.run(dataclasses.replace(SMALL, method="iw", delay=20), [0])
+    for rows in ratios:
+        assert metrics(rows, 0) == metrics(plain, 0)
+    assert metrics(stale, 0) != metrics(plain, 0)
+
+
+def test_the_gate_at_price_zero_is_the_full_batch_with_dropped_rows_as_zeros() -> None:
+    """Gathering the kept rows, padded where seeds keep different numbers, must not change the gradient."""
+    images, labels, *_ = mnist.load("digits")
+    parameters = mnist.initial_parameters([0, 1], [64, 8, 10])
+    generator = torch.Generator().manual_seed(0)
+    index = torch.randint(len(images), (2, 50), generator=generator)
+    batch = mnist.act(parameters, images, index, torch.rand(2, 50, 1, generator=generator))
+    noise = torch.zeros(2, 50)
+
+    def gradient(config: mnist.Config) -> Tensor:
+        loss, _ = mnist.update_loss(config, parameters, images, labels, batch, noise)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+
+    hard_dg = mnist.Config(method="dg", temperature=0.0)
+    torch.testing.assert_close(gradient(mnist.Config(method="kondo", gate_rate=0.0)), gradient(hard_dg))
+    every_row = mnist.Config(method="kondo", gate_rate=1.0)
+    torch.testing.assert_close(gradient(every_row), gradient(mnist.Config()))
+
+
+def test_drawing_and_smoke_runs_download_nothing(tmp_path: Path) -> None:
+    args = argparse.Namespace(data="auto", smoke=True, plot_only=False, output=tmp_path)
+    assert mnist.chosen_data(args) == "digits"
+    args = argparse.Namespace(data="auto", smoke=False, plot_only=True, output=tmp_path)
+    assert mnist.chosen_data(args) == "digits"
+    results = tmp_path / "results" / "mnist.csv"
+    results.parent.mkdir()
+    results.write_text("run,data\nx,mnist\n")
+    assert mnist.chosen_data(args) == "mnist"
+
+
+def test_dg_learns_the_digits_faster_than_the_policy_gradient() -> None:
+    plain, gated = (
+        np.mean([row["test_error"] for row in mnist.run(config, list(range(8))) if row["step"] == 300])
+        for config in (mnist.Config(updates=300), mnist.Config(method="dg", updates=300))
+    )
+    assert gated < 0.8 * plain
+
+
+# --- token reversal -------------------------------------------------------------------------------------------------
+
+
+def test_targets_and_rewards() -> None:
+    prompt = torch.tensor([[0, 0, 1]])
+    by_target = {"copy": [0, 0, 1], "flip": [1, 1, 0], "reverse": [1, 0, 0], "reverse_flip": [0, 1, 1]}
+    for target, wanted in by_target.items():
+        config = token_reversal.Config(target=target)
+        assert token_reversal.right_answer(config, prompt).tolist() == [wanted]
+    answer, right = torch.tensor([[1, 1, 0], [1, 0, 0]]), torch.tensor([[1, 0, 0], [1, 0, 0]])
+    for reward, values in (("bag", [2 / 3, 1]), ("sequential", [1 / 3, 1]), ("exact", [0, 1])):
+        paid = token_reversal.reward_of(token_reversal.Config(reward=reward), answer, right)
+        torch.testing.assert_close(paid, torch.tensor(values, dtype=torch.float))
+
+
+def test_writing_with_a_cache_gives_the_log_probabilities_of_reading_at_once() -> None:
+    config = token_reversal.Config(horizon=5, symbols=3, initial="torch")
+    policy = token_reversal.Transformer(config)
+    prompt = torch.randint(3, (7, 5))
+    dictated = torch.where(torch.rand(7, 5) < 0.3, 2, -1)
+    answer, log_probs = policy.write(prompt, torch.rand(7, 5), dictated)
+    torch.testing.assert_close(log_probs, policy.answer_log_probs(prompt, answer), atol=1e-5, rtol=1e-4)
+    assert (answer[dictated >= 0] == 2).all()
+
+
+class Dated(torch.nn.Module):
+    """Stands in for a policy: writes its age into the log-probabilities."""
+
+    update = 0
+
+    def write(self, prompt: Tensor, uniform: Tensor, dictated: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.where(dictated >= 0, dictated, 1), torch.full((*prompt.shape, 2), float(self.update))
+
+
+def test_actors_are_uniform_over_the_last_snapshots() -> None:
+    config = token_reversal.Config(horizon=3, delay=4)
+    actors, policy = token_reversal.StaleActors(config, seed=0), Dated()
+    ages: list[float] = []
+    for update in range(200):
+        policy.update = update
+        _, _, written_at = actors.batch(policy, update)  # type: ignore[arg-type]
+        age = update - written_at[:, 0, 0]
+        assert age.min() >= 0
+        assert age.max() <= min(update, 4)
+        ages += age.tolist() if update >= 4 else []
+    shares = np.bincount(np.array(ages, dtype=int)) / len(ages)
+    np.testing.assert_allclose(shares, 1 / 5, atol=0.02)
+
+
+def test_discovery_goes_before_the_bug() -> None:
+    for bug, discovery in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
+        config = token_reversal.Config(actor_bug=bug, discovery=discovery)
+        prompt, answer, _ = token_reversal.StaleActors(config, seed=0).batch(Dated(), 0)  # type: ignore[arg-type]
+        right = token_reversal.right_answer(config, prompt)
+        assert torch.equal(answer, right if discovery else torch.zeros_like(answer))
+
+
+def test_group_advantages_sum_to_zero_per_prompt() -> None:
+    advantage = token_reversal.group_advantage(token_reversal.Config(), torch.rand(100))
+    torch.testing.assert_close(advantage.view(10, 10).sum(dim=1), torch.zeros(10), atol=1e-6, rtol=0)
+
+
+def test_kondo_keeps_whole_episodes() -> None:
+    behaviour = torch.log(torch.full((100, 10), 0.5))
+    advantage = torch.zeros(100, 1)
+    advantage[[5, 17, 60]] = 1.0
+    kept = token_reversal.chosen_rows(token_reversal.Config(method="kondo"), behaviour, advantage)
+    assert sorted(kept.tolist()) == [5, 17, 60]
+
+
+def test_every_token_method_has_a_finite_gradient_that_ppo_shares_with_pg_at_no_delay() -> None:
+    gradients = {}
+    for method in ("pg", "iw", "ppo", "dg", "pmpo", "scaled", "asympo", "kondo_token"):
+        config = token_reversal.Config(method=method, horizon=4)
+        torch.manual_seed(0)
+        policy = token_reversal.Transformer(config)
+        prompt, answer, behaviour = token_reversal.StaleActors(config, seed=0).batch(policy, 0)
+        reward = token_reversal.reward_of(config, answer, token_reversal.right_answer(config, prompt))
+        advantage = token_reversal.group_advantage(config, reward)
+        log_probs = policy.answer_log_probs(prompt, answer)
+        loss = token_reversal.loss_of(config, log_probs, answer, behaviour, advantage, batch_size=100)
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert policy.head.weight.grad is not None
+        gradients[method] = policy.head.weight.grad
+        assert gradients[method].isfinite().all()
+        assert gradients[method].norm() > 0
+    torch.testing.assert_close(gradients["ppo"], gradients["pg"], atol=1e-6, rtol=1e-3)
+    torch.testing.assert_close(gradients["iw"], gradients["pg"], atol=1e-6, rtol=1e-3)
