@@ -160,7 +160,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         super()._setup_model()
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._last_update: tuple[Samples, Tensor | None] | None = None
-        self._parameters = list(self.policy.parameters())  # walking the modules costs more than clipping them
+        self._parameters: list[Tensor] = []
 
     def _check_arguments(self) -> None:
         """Also reached by ``load(path, argument=...)``."""
@@ -223,6 +223,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         self._metrics.clear()
+        self._parameters = list(self.policy.parameters())  # once: walking the modules costs more than clipping them
         rollout = flat_rollout(self.rollout_buffer)
         self._check_rollout(rollout)
         n_rows = len(rollout.advantages)
