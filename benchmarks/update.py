@@ -198,7 +198,7 @@ def draw(table: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
         axes.axvline(1, color="black", linewidth=0.8)
         axes.set_yticks(np.arange(len(names)), [f"{arm} / {arms[arm]['reference']}" for arm in names])
         axes.set(title=workload, xlabel="times the reference's speed")
-    panels[0][0].legend()
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="upper left")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
