@@ -107,8 +107,9 @@ def peak_memory(model: OnPolicyAlgorithm, device: str) -> float:
         before = torch.cuda.memory_allocated()
         model.train()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    receiver, sender = multiprocessing.get_context("fork").Pipe(duplex=False)
-    child = multiprocessing.get_context("fork").Process(target=_measure_peak, args=(model, sender))
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_measure_peak, args=(model, sender))
     child.start()
     peak: float = receiver.recv()
     child.join()

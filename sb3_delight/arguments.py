@@ -8,9 +8,9 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
-__all__ = ["as_schedule", "check_spaces", "is_whole", "number", "require"]
+__all__ = ["SUPPORTED_SPACES", "as_schedule", "check_spaces", "is_whole", "number", "require"]
 
-PLAIN = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+SUPPORTED_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 def require(holds: bool, name: str, value: Any, allowed: str) -> None:
@@ -62,7 +62,7 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
 
 
 def _check_plain(name: str, space: spaces.Space[Any], allowed: str) -> None:
-    require(isinstance(space, PLAIN), name, space, allowed)
+    require(isinstance(space, SUPPORTED_SPACES), name, space, allowed)
     if isinstance(space, spaces.Discrete):
         require(space.start == 0, name, space, "numbered from 0 (start=0)")
     if isinstance(space, spaces.MultiDiscrete):

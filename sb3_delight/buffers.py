@@ -12,7 +12,16 @@ from torch import Tensor
 
 from sb3_delight.returns import gae
 
-__all__ = ["DeviceRolloutBuffer", "Observations", "Samples", "flat_rollout", "map_observations", "take", "take_slice"]
+__all__ = [
+    "DeviceRolloutBuffer",
+    "Observations",
+    "Samples",
+    "flat_rollout",
+    "map_observations",
+    "observation_parts",
+    "take",
+    "take_slice",
+]
 
 Observations: TypeAlias = Tensor | dict[str, Tensor]
 Samples: TypeAlias = RolloutBufferSamples | DictRolloutBufferSamples
@@ -140,11 +149,15 @@ def flat_rollout(buffer: RolloutBuffer) -> Samples:
     if not isinstance(buffer, DeviceRolloutBuffer):
         return next(iter(buffer.get(batch_size=None)))
     stored = (buffer.actions, buffer.values, buffer.log_probs, buffer.advantages, buffer.returns)
-    flat = [tensor.transpose(0, 1).flatten(0, 1) for tensor in stored]
-    observations = map_observations(lambda tensor: tensor.transpose(0, 1).flatten(0, 1), buffer.observations)
+    flat = [_flatten(tensor) for tensor in stored]
+    observations = map_observations(_flatten, buffer.observations)
     if isinstance(observations, dict):
         return DictRolloutBufferSamples(observations, *flat)
     return RolloutBufferSamples(observations, *flat)
+
+
+def _flatten(tensor: Tensor) -> Tensor:
+    return tensor.transpose(0, 1).flatten(0, 1)
 
 
 def take(samples: Samples, rows: Tensor | None) -> Samples:
@@ -159,6 +172,11 @@ def take_slice(samples: Samples, rows: slice) -> Samples:
     """A contiguous part of a batch, uncopied."""
     observations = map_observations(lambda tensor: tensor[rows], samples.observations)
     return type(samples)(observations, *(tensor[rows] for tensor in samples[1:]))
+
+
+def observation_parts(observations: Any) -> list[Any]:
+    """The arrays or tensors of an observation: one, or those of a Dict."""
+    return list(observations.values()) if isinstance(observations, dict) else [observations]
 
 
 def map_observations(function: Any, observations: Observations) -> Any:

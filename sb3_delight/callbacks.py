@@ -45,10 +45,10 @@ class DelightFigures(BaseCallback):
         return True
 
     def _draw(self) -> None:
-        if self.model.last_update is None:
+        update = self.model.last_update  # computed at each look
+        if update is None:
             return
-        advantages, log_prob, gate = self.model.last_update
-        figure = draw_delight(advantages, log_prob, gate, self.model.surprisal_clip, self.max_points)
+        figure = draw_delight(*update, self.model.surprisal_clip, self.max_points)
         self.logger.record("delight/figure", LoggedFigure(figure, close=True), exclude=("stdout", "log", "json", "csv"))
 
 

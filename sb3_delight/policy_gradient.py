@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -24,8 +23,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sb3_delight import objectives
-from sb3_delight.arguments import as_schedule, check_spaces, is_whole, number, require
-from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout, take, take_slice
+from sb3_delight.arguments import SUPPORTED_SPACES, as_schedule, check_spaces, is_whole, number, require
+from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout, observation_parts, take, take_slice
 from sb3_delight.forward import evaluate_rows, unvalidated_distributions
 from sb3_delight.minibatches import Rows, deal_rows
 from sb3_delight.returns import explained_variance
@@ -144,7 +143,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             device=device,
             seed=seed,
             _init_setup_model=False,
-            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+            supported_action_spaces=SUPPORTED_SPACES,
         )
         self.batch_size = batch_size
         self.n_epochs = n_epochs
@@ -300,8 +299,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         return complete
 
     def _check_last_observation(self, cause: Exception | None = None) -> None:
-        seen: Any = self._last_obs
-        if all(np.isfinite(part).all() for part in (seen.values() if isinstance(seen, dict) else [seen])):
+        if all(np.isfinite(part).all() for part in observation_parts(self._last_obs)):
             return
         self._last_obs = None  # the next learn() resets the environment
         raise ValueError(self._not_finite("observation")) from cause
@@ -310,9 +308,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         """One look at the whole rollout, before any of it can reach a parameter."""
         learning_rate = self.policy.optimizer.param_groups[0]["lr"]
         require(math.isfinite(learning_rate), "learning_rate", learning_rate, "finite throughout its schedule")
-        seen = rollout.observations
         parts = [
-            *(("observation", part) for part in (seen.values() if isinstance(seen, dict) else [seen])),
+            *(("observation", part) for part in observation_parts(rollout.observations)),
             ("log-probability of the policy", rollout.old_log_prob),
             ("value estimate", rollout.old_values),
             ("reward", rollout.returns),

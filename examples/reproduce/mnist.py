@@ -16,6 +16,7 @@ import importlib.util
 import itertools
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import harness
@@ -419,13 +420,14 @@ def entropy(runs: Runs) -> Figure:
     )
 
 
+def by_method(runs: Runs, titles: dict[str, str], label: Callable[[Config], str]) -> Figure:
+    """A panel a method, a curve a config."""
+    groups = {title: [c for c in runs.configs if c.method == method] for method, title in titles.items()}
+    return curves(runs, [(title, g, [label(c) for c in g], shades(len(g))) for title, g in groups.items()])
+
+
 def baselines(runs: Runs) -> Figure:
-    groups = [[c for c in runs.configs if c.method == method] for method in ("pg", "dg")]
-    titles = ("policy gradient", "DG")
-    return curves(
-        runs,
-        [(t, g, [f"baseline {c.baseline}" for c in g], shades(len(g))) for t, g in zip(titles, groups, strict=True)],
-    )
+    return by_method(runs, {"pg": "policy gradient", "dg": "DG"}, lambda c: f"baseline {c.baseline}")
 
 
 def priority(runs: Runs) -> Figure:
@@ -482,24 +484,13 @@ def staleness(runs: Runs) -> Figure:
 
 
 def noise(runs: Runs) -> Figure:
-    groups = [[c for c in runs.configs if c.method == method] for method in ("dg", "kondo")]
-    titles = ("DG, noise on delight (share of its size)", "Kondo 3 %, noise on delight")
-    return curves(
-        runs,
-        [(t, g, [f"{c.delight_noise:.0%}" for c in g], shades(len(g))) for t, g in zip(titles, groups, strict=True)],
-    )
+    titles = {"dg": "DG, noise on delight (share of its size)", "kondo": "Kondo 3 %, noise on delight"}
+    return by_method(runs, titles, lambda c: f"{c.delight_noise:.0%}")
 
 
 def samples(runs: Runs) -> Figure:
-    groups = [[c for c in runs.configs if c.method == method] for method in ("pg", "dg")]
-    titles = ("policy gradient, actions per image", "DG, actions per image")
-    return curves(
-        runs,
-        [
-            (t, g, [str(c.samples) if c.samples else "exact" for c in g], shades(len(g)))
-            for t, g in zip(titles, groups, strict=True)
-        ],
-    )
+    titles = {"pg": "policy gradient, actions per image", "dg": "DG, actions per image"}
+    return by_method(runs, titles, lambda c: str(c.samples) if c.samples else "exact")
 
 
 def alignment_figure(runs: Runs) -> Figure:

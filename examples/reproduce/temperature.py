@@ -96,14 +96,9 @@ def default(runs: Runs) -> Figure:
             dg = [c for c in mine if c.temperature is not None and not c.normalize_delight]
             if not dg:
                 continue
-            x = np.arange(len(dg))
-            summary = [harness.interval(runs.last(c, metric)) for c in dg]
-            middle = np.array([s[0] for s in summary])
-            spread = [[s[0] - s[1] for s in summary], [s[2] - s[0] for s in summary]]
-            axes.errorbar(
-                x, middle, spread, marker="o", capsize=3, color=harness.COLOURS[colour], label=f"DG, {metric}"
-            )
-            axes.set_xticks(x, [f"{c.temperature:g}" for c in dg])
+            samples = [runs.last(c, metric) for c in dg]
+            harness.points(axes, range(len(dg)), samples, f"DG, {metric}", color=harness.COLOURS[colour])
+            axes.set_xticks(range(len(dg)), [f"{c.temperature:g}" for c in dg])
             for plain in (c for c in mine if c.temperature is None):
                 mean = runs.last(plain, metric).mean()
                 axes.axhline(mean, color=harness.COLOURS[colour], linestyle=":", label=f"PG, {metric}")
@@ -121,6 +116,7 @@ EXPERIMENT = harness.Experiment(
     seeds=3,
     seeds_per_job=1,
     smoke={"updates": 600},
+    summary={"sampled": np.mean, "deterministic": np.mean},
 )
 
 if __name__ == "__main__":
