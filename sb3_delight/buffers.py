@@ -10,6 +10,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 from torch import Tensor
 
+from sb3_delight.minibatches import upload
 from sb3_delight.returns import gae
 
 __all__ = [
@@ -129,7 +130,7 @@ class DeviceRolloutBuffer(RolloutBuffer):
     def get(self, batch_size: int | None = None) -> Generator[Samples, None, None]:  # type: ignore[override]
         """Shuffled minibatches of one full rollout; ``None`` yields it whole, shuffled."""
         rollout = flat_rollout(self)
-        indices = torch.from_numpy(np.random.permutation(self.buffer_size * self.n_envs)).to(self.device)
+        indices = upload(np.random.permutation(self.buffer_size * self.n_envs), self.device)
         for batch in torch.split(indices, batch_size or len(indices)):
             yield take(rollout, batch)
 
@@ -170,6 +171,8 @@ def take(samples: Samples, rows: Tensor | None) -> Samples:
 
 def take_slice(samples: Samples, rows: slice) -> Samples:
     """A contiguous part of a batch, uncopied."""
+    if rows == slice(0, len(samples.actions)):
+        return samples
     observations = map_observations(lambda tensor: tensor[rows], samples.observations)
     return type(samples)(observations, *(tensor[rows] for tensor in samples[1:]))
 

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 from torch.distributions import Distribution
 
-from sb3_delight.buffers import Samples, take_slice
+from sb3_delight.buffers import Samples, map_observations, take_slice
 from sb3_delight.minibatches import Rows
 
 __all__ = ["evaluate_log_prob", "evaluate_rows", "unvalidated_distributions"]
@@ -38,14 +39,13 @@ def evaluate_rows(
             latent = policy.mlp_extractor.forward_actor(features[rows.actor])
             distribution = policy._get_action_dist_from_latent(latent)
         else:
-            distribution = policy.get_distribution(take_slice(batch, rows.actor).observations)
+            distribution = policy.get_distribution(_part(batch, rows.actor))
         log_prob, entropy = distribution.log_prob(actions[rows.actor]), distribution.entropy()
     if rows.n_critic:
         if isinstance(features, Tensor):
             values = policy.value_net(policy.mlp_extractor.forward_critic(features[rows.critic])).flatten()
         else:
-            critic_observations = take_slice(batch, rows.critic).observations
-            values = policy.predict_values(critic_observations).flatten()
+            values = policy.predict_values(_part(batch, rows.critic)).flatten()
     return values, log_prob, entropy
 
 
@@ -68,6 +68,11 @@ def unvalidated_distributions() -> Iterator[None]:
         yield
     finally:
         Distribution.set_default_validate_args(before)
+
+
+def _part(batch: Samples, rows: slice) -> PyTorchObs:
+    observations: PyTorchObs = map_observations(lambda tensor: tensor[rows], batch.observations)
+    return observations
 
 
 def _actions(policy: ActorCriticPolicy, batch: Samples) -> Tensor:

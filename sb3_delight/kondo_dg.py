@@ -42,7 +42,8 @@ class KondoDG(PolicyGradient):
         never gated by delight: fitted to kept rows alone it would overestimate. But at 1 the critic's own passes cap
         the saving, at 2x with separate networks and at none with a shared feature extractor.
     :param screen: ``"stored"`` judges by the rollout's log-probabilities; ``"recompute"`` by the current policy's, for
-        the price of one forward pass without gradient: for rollouts of stale actors
+        the price of one forward pass without gradient. ``None`` is ``"recompute"`` with ``actors``, whose
+        log-probabilities may be stale, and else ``"stored"``, where both are the same.
     :param normalize_delight: divide the judged score by its root mean square over the rollout (never centred), so that
         one price and temperature mean the same on different tasks
     :param advantage_scaling: as in ``PolicyGradient``, but ``"scale"`` by default
@@ -62,7 +63,7 @@ class KondoDG(PolicyGradient):
         priority: Priority = "delight",
         additive_alpha: float = 0.5,
         critic_rate: float = 1.0,
-        screen: Literal["stored", "recompute"] = "stored",
+        screen: Literal["stored", "recompute"] | None = None,
         normalize_delight: bool = False,
         advantage_scaling: Literal["off", "scale", "standardize"] = "scale",
         **kwargs: Any,
@@ -91,7 +92,7 @@ class KondoDG(PolicyGradient):
         require(self.priority != "random" or rate is not None, "gate_rate", rate, "given where priority is 'random'")
         require(0 <= number(self.additive_alpha) <= 1, "additive_alpha", self.additive_alpha, "in [0, 1]")
         require(0 < number(self.critic_rate) <= 1, "critic_rate", self.critic_rate, "in (0, 1]")
-        require(self.screen in ("stored", "recompute"), "screen", self.screen, "'stored' or 'recompute'")
+        require(self.screen in (None, "stored", "recompute"), "screen", self.screen, "'stored' or 'recompute'")
         self.temperature = as_schedule("temperature", self.temperature)
         now = self._current(self.temperature)
         allowed = (
@@ -102,7 +103,7 @@ class KondoDG(PolicyGradient):
 
     def _select(self, rollout: Samples) -> Tensor | None:
         log_prob = rollout.old_log_prob
-        if self.screen == "recompute":
+        if (self.screen or ("stored" if self.actors is None else "recompute")) == "recompute":
             log_prob = evaluate_log_prob(self.policy, rollout, self.batch_size)
             self.screen_rows += len(log_prob)
         advantages, clip, alpha = rollout.advantages, self.surprisal_clip, self.additive_alpha
@@ -121,7 +122,8 @@ class KondoDG(PolicyGradient):
         gate = objectives.gate(score, temperature, price)
         self.record("gate_mean", gate.mean())
         self.record("price", price)
-        return torch.bernoulli(gate).nonzero().flatten()
+        # Unlike torch.bernoulli, a comparison bears a NaN, which would end a CUDA process before it can be reported.
+        return (torch.rand_like(gate) < gate).nonzero().flatten()
 
     def _critic_row_count(self, n_rows: int) -> int:
         return objectives.rows_at_rate(n_rows, self.critic_rate)

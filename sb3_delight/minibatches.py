@@ -7,7 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Rows", "deal_rows"]
+__all__ = ["Rows", "deal_rows", "upload"]
+
+
+def upload(numbers: np.ndarray, device: torch.device | str) -> Tensor:
+    """Row numbers on the device, by way of pinned memory, so that the host need not wait for them."""
+    host = torch.from_numpy(numbers)
+    return host if torch.device(device).type == "cpu" else host.pin_memory().to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,7 @@ def deal_rows(
         return
     everything = n_critic == n_rows or n_actor == n_rows
     n_both = min(n_actor, n_critic) if everything else np.random.hypergeometric(n_actor, n_rows - n_actor, n_critic)
-    order = torch.from_numpy(np.random.permutation(n_rows)).to(device)
+    order = upload(np.random.permutation(n_rows), device)
     if kept is not None:
         dropped = torch.ones(n_rows, dtype=torch.bool, device=device).index_fill_(0, kept, False)
         order = order[torch.argsort(dropped[order], stable=True)]
@@ -78,9 +84,13 @@ def deal_rows(
     dealt = np.argsort(np.concatenate([(np.arange(size) + 0.5) / max(size, 1) for size in sizes]), kind="stable")
     if max(sizes) < n_rows:
         dealt = np.roll(dealt, np.random.randint(n_rows))
-    chunks = [np.sort(dealt[start : start + batch_size]) for start in range(0, n_rows, batch_size)]
-    order = order[torch.from_numpy(np.concatenate(chunks)).to(device)]
-    for index, chunk in zip(torch.split(order, batch_size), chunks, strict=True):
-        kind = np.searchsorted(np.cumsum(sizes), chunk, side="right")
-        actor_only, both, critic_only, _ = np.bincount(kind, minlength=4).tolist()
-        yield Rows(index, len(chunk), actor_only + both + critic_only, actor_only + both, both + critic_only)
+    minibatch = np.arange(n_rows) // batch_size
+    dealt = dealt[np.lexsort((dealt, minibatch))]
+    order = order[upload(dealt, device)]
+    kind = np.searchsorted(np.cumsum(sizes), dealt, side="right")
+    counts = np.bincount(4 * minibatch + kind, minlength=4 * (minibatch[-1] + 1)).reshape(-1, 4)
+    for index, (actor_only, both, critic_only, neither) in zip(
+        torch.split(order, batch_size), counts.tolist(), strict=True
+    ):
+        n_paid = actor_only + both + critic_only
+        yield Rows(index, n_paid + neither, n_paid, actor_only + both, both + critic_only)

@@ -1,5 +1,6 @@
 """The training loop, written once. A method on top of it makes at most two decisions: ``_weight`` and ``_select``."""
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable
@@ -27,9 +28,12 @@ from sb3_delight.arguments import SUPPORTED_SPACES, as_schedule, check_spaces, i
 from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout, observation_parts, take, take_slice
 from sb3_delight.forward import evaluate_rows, unvalidated_distributions
 from sb3_delight.minibatches import Rows, deal_rows
+from sb3_delight.normalization import load_statistics, statistics_of
 from sb3_delight.returns import explained_variance
+from sb3_delight.rollouts import ActorPool, Intake
+from sb3_delight.snapshot import Snapshot, optimized_parameters
 
-__all__ = ["PolicyGradient"]
+__all__ = ["NotFiniteError", "PolicyGradient"]
 
 SelfPolicyGradient = TypeVar("SelfPolicyGradient", bound="PolicyGradient")
 
@@ -38,6 +42,10 @@ ADVANTAGE_SCALING: dict[str, Callable[[Tensor], Tensor]] = {
     "scale": objectives.scale_by_rms,
     "standardize": objectives.standardize,
 }
+
+
+class NotFiniteError(ValueError):
+    """NaN or inf in what was collected."""
 
 
 class PolicyGradient(OnPolicyAlgorithm):
@@ -73,6 +81,8 @@ class PolicyGradient(OnPolicyAlgorithm):
     :param sde_sample_freq: steps between its new noise matrices; -1 draws one per rollout
     :param rollout_buffer_class: default :class:`~sb3_delight.buffers.DeviceRolloutBuffer`, for every observation space
     :param rollout_buffer_kwargs: its further arguments
+    :param actors: where rollouts come from: a pool of :mod:`sb3_delight.actors`, whose actors run copies of ``env`` and
+        may act with older weights. ``None``, the default, collects here. It is not saved: pass it to ``load()`` too.
     :param stats_window_size: episodes averaged in the ``rollout/`` statistics
     :param tensorboard_log: directory of the TensorBoard log; ``None`` writes none
     :param policy_kwargs: arguments of the policy. Its optimiser is Adam, fused, unless they name another.
@@ -108,6 +118,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         sde_sample_freq: int = -1,
         rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
+        actors: ActorPool | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -149,6 +160,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         self.n_epochs = n_epochs
         self.advantage_scaling = advantage_scaling
         self.surprisal_clip = surprisal_clip
+        self.actors = actors
         #: rows paid for so far: forward and backward for the actor, for the critic, forward alone for a gate's screen
         self.actor_rows, self.critic_rows, self.screen_rows = 0, 0, 0
         if _init_setup_model:
@@ -160,6 +172,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._last_update: tuple[Samples, Tensor | None] | None = None
         self._parameters: list[Tensor] = []
+        self._intake: Intake | None = None
 
     def _check_arguments(self) -> None:
         """Also reached by ``load(path, argument=...)``."""
@@ -177,6 +190,9 @@ class PolicyGradient(OnPolicyAlgorithm):
         require(number(self.max_grad_norm) > 0, "max_grad_norm", self.max_grad_norm, "positive")
         scaling = self.advantage_scaling
         require(scaling in ADVANTAGE_SCALING, "advantage_scaling", scaling, f"one of {list(ADVANTAGE_SCALING)}")
+        pool = self.actors
+        fits = pool is None or (isinstance(pool, ActorPool) and not isinstance(pool, type))
+        require(fits, "actors", pool, "a pool of sb3_delight.actors, or None")
         clip = self.surprisal_clip
         require(clip is None or number(clip) > 0, "surprisal_clip", clip, "a positive number of nats, or None")
 
@@ -217,15 +233,29 @@ class PolicyGradient(OnPolicyAlgorithm):
     def train(self) -> None:
         """Update the policy on the rollout in the buffer.
 
-        :raises ValueError: if the rollout or a gradient is not finite; parameters are left as they were
+        The device is read once, at the end (a gate of no fixed rate reads its number of rows besides). Whatever goes
+        wrong before that, an interrupt too, undoes the update.
+
+        :raises ValueError: if the rollout or a gradient is not finite; parameters are as they were
         """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
+        learning_rate = self.policy.optimizer.param_groups[0]["lr"]
+        require(math.isfinite(learning_rate), "learning_rate", learning_rate, "finite throughout its schedule")
         self._metrics.clear()
-        self._parameters = list(self.policy.parameters())  # once: walking the modules costs more than clipping them
         rollout = flat_rollout(self.rollout_buffer)
-        self._check_rollout(rollout)
+        before, steps_before = Snapshot(self.policy), self._n_updates
+        try:
+            self._update(rollout)
+        except BaseException:
+            before.restore()
+            self._n_updates = steps_before
+            self._check_rollout(rollout)
+            raise
+
+    def _update(self, rollout: Samples) -> None:
         n_rows = len(rollout.advantages)
+        self._parameters = optimized_parameters(self.policy)
         with unvalidated_distributions():
             scaled = rollout._replace(advantages=self._scale_advantages(rollout.advantages))
             kept = self._select(scaled)
@@ -245,51 +275,44 @@ class PolicyGradient(OnPolicyAlgorithm):
             return
         batch = take(rollout, rows.paid)
         values, log_prob, entropy = evaluate_rows(self.policy, batch, rows)
-        loss = torch.zeros((), device=self.device)
+        losses: list[Tensor] = []
         if log_prob is not None:
-            every = rollout.advantages if rows.index is None else rollout.advantages.index_select(0, rows.index)
+            every = batch.advantages
+            if rows.index is not None and rows.n_paid < rows.size:
+                every = rollout.advantages.index_select(0, rows.index)
             advantages = self._scale_advantages(every)[rows.actor]
             actor_batch = take_slice(batch, rows.actor)._replace(advantages=advantages)
             weight = self._weight(log_prob.detach(), actor_batch)
             policy_loss = objectives.policy_gradient_loss(log_prob, advantages, weight, batch_size=rows.size)
             # No closed form (squashed gSDE): the sample mean of -log pi, as in stable-baselines3.
             mean_entropy = -log_prob.mean() if entropy is None else entropy.mean()
-            loss = policy_loss - self.ent_coef * mean_entropy
+            losses.append(policy_loss - self.ent_coef * mean_entropy if self.ent_coef else policy_loss)
             self.record("policy_loss", policy_loss)
             self.record("entropy", mean_entropy)
         if values is not None:
             value_loss = functional.mse_loss(values, batch.returns[rows.critic])
-            loss = loss + self.vf_coef * value_loss
+            losses.append(self.vf_coef * value_loss)
             self.record("value_loss", value_loss)
-        self._step_optimizer(loss)
+        self._step_optimizer(functools.reduce(torch.add, losses))
         self._n_updates += 1
         self.actor_rows += rows.n_actor
         self.critic_rows += rows.n_critic
 
     def _step_optimizer(self, loss: Tensor) -> None:
-        self._drop_gradients()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
-        if not torch.isfinite(norm):
-            self._drop_gradients()
-            recent = {name: values[-1].item() for name, values in self._metrics.items()}
-            raise ValueError(
-                f"the gradient is not finite, so the step was not taken and the parameters are as before it: {recent}. "
-                "Lower learning_rate or max_grad_norm, or check the scale of rewards and observations."
-            )
-        self.policy.optimizer.step()
-
-    def _drop_gradients(self) -> None:
-        """What ``optimizer.zero_grad()`` does, less its hooks for profilers."""
-        for parameter in self._parameters:
+        for parameter in self._parameters:  # what zero_grad() does, less its hooks for profilers
             parameter.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.record("gradient_norm", torch.nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm))
+        self.policy.optimizer.step()
 
     # ------------------------------------------------------------------ finite checks and logging
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        """As in stable-baselines3, with a clear error where an observation is not finite."""
+        """As in stable-baselines3, with a clear error where an observation is not finite; or the next of the actors."""
+        if self._intake is not None:
+            return self._intake.collect_rollout(self, callback)
         try:
             complete = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         except ValueError as error:  # how a distribution refuses what such an observation makes of its parameters
@@ -302,12 +325,10 @@ class PolicyGradient(OnPolicyAlgorithm):
         if all(np.isfinite(part).all() for part in observation_parts(self._last_obs)):
             return
         self._last_obs = None  # the next learn() resets the environment
-        raise ValueError(self._not_finite("observation")) from cause
+        raise NotFiniteError(self._not_finite("observation")) from cause
 
-    def _check_rollout(self, rollout: Samples) -> None:
-        """One look at the whole rollout, before any of it can reach a parameter."""
-        learning_rate = self.policy.optimizer.param_groups[0]["lr"]
-        require(math.isfinite(learning_rate), "learning_rate", learning_rate, "finite throughout its schedule")
+    def _finite_parts(self, rollout: Samples) -> tuple[list[str], Tensor]:
+        """What a rollout consists of, and which of it is finite, ``[parts]``."""
         parts = [
             *(("observation", part) for part in observation_parts(rollout.observations)),
             ("log-probability of the policy", rollout.old_log_prob),
@@ -315,9 +336,24 @@ class PolicyGradient(OnPolicyAlgorithm):
             ("reward", rollout.returns),
         ]
         parts = [(name, part) for name, part in parts if part.is_floating_point()]  # images cannot hold a NaN
-        flags = torch.stack([torch.isfinite(part).all() for _, part in parts]).tolist()
+        return [name for name, _ in parts], torch.stack([torch.isfinite(part).all() for _, part in parts])
+
+    def _check_rollout(self, rollout: Samples) -> None:
+        names, finite = self._finite_parts(rollout)
+        flags = finite.tolist()
         if not all(flags):
-            raise ValueError(self._not_finite(parts[flags.index(False)][0]))
+            raise NotFiniteError(self._not_finite(names[flags.index(False)]))
+
+    def _check_gradients(self) -> None:
+        norms = torch.stack(self._metrics["gradient_norm"]).tolist()
+        step = next((step for step, norm in enumerate(norms) if not math.isfinite(norm)), None)
+        if step is not None:
+            then = {name: values[step].item() for name, values in self._metrics.items() if len(values) == len(norms)}
+            raise ValueError(
+                f"the gradient is not finite at gradient step {step + 1} of {len(norms)}, so the update was undone and "
+                f"the parameters are as before it: {then}. Lower learning_rate or max_grad_norm, or check the scale "
+                "of rewards and observations."
+            )
 
     def _not_finite(self, what: str) -> str:
         return (
@@ -327,7 +363,10 @@ class PolicyGradient(OnPolicyAlgorithm):
         )
 
     def _log_update(self, rollout: Samples, n_kept: int) -> None:
-        """Everything logged of one update; the device is read once."""
+        """Everything logged of one update, read from the device at once.
+
+        :raises ValueError: if the rollout or a gradient was not finite
+        """
         surprisal = objectives.surprisal(rollout.old_log_prob, self.surprisal_clip)
         delight = objectives.delight(rollout.old_log_prob, rollout.advantages, self.surprisal_clip)
         self.record("surprisal_mean", surprisal.mean())
@@ -336,14 +375,30 @@ class PolicyGradient(OnPolicyAlgorithm):
         self.record("explained_variance", explained_variance(rollout.old_values, rollout.returns))
         if hasattr(self.policy, "log_std"):
             self.record("std", self.policy.log_std.exp().mean())
-        means = torch.stack([torch.stack(values).mean().float() for values in self._metrics.values()])
-        for name, value in zip(self._metrics, means.tolist(), strict=True):
+        finite = self._finite_parts(rollout)[1].all()
+        means = [torch.stack(values).mean().float() for values in self._metrics.values()]
+        *read, all_finite = torch.stack([*means, finite.float()]).tolist()
+        logged = dict(zip(self._metrics, read, strict=True))
+        if not (all_finite and math.isfinite(logged.get("gradient_norm", 0.0))):
+            self._check_rollout(rollout)
+            self._check_gradients()
+        for name, value in logged.items():
             self.logger.record(f"train/{name}", value)
         self.logger.record("train/kept_fraction", n_kept / len(delight))
         self.logger.record("train/actor_rows", self.actor_rows)
         self.logger.record("train/critic_rows", self.critic_rows)
         self.logger.record("train/screen_rows", self.screen_rows)
         self.logger.record("train/gradient_steps", self._n_updates)
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        if self.actors is None:
+            self._intake = None
+            return super()._setup_learn(*args, **kwargs)
+        before = statistics_of(self._vec_normalize_env)
+        prepared = super()._setup_learn(*args, **kwargs)
+        load_statistics(self._vec_normalize_env, before)  # its reset is no data: the actors' environments are
+        self._intake = Intake(self.actors, self)
+        return prepared
 
     def learn(
         self: SelfPolicyGradient,
@@ -358,14 +413,18 @@ class PolicyGradient(OnPolicyAlgorithm):
 
         :param tb_log_name: name of the run in the TensorBoard log; default: the class's name
         """
-        super().learn(
-            total_timesteps,
-            callback,
-            log_interval,
-            tb_log_name or type(self).__name__,
-            reset_num_timesteps,
-            progress_bar,
-        )
+        try:
+            super().learn(
+                total_timesteps,
+                callback,
+                log_interval,
+                tb_log_name or type(self).__name__,
+                reset_num_timesteps,
+                progress_bar,
+            )
+        finally:
+            if self.actors is not None:
+                self.actors.close()
         if self.logger.name_to_value:  # stable-baselines3 dumps before it trains: here is the last update
             self.logger.dump(self.num_timesteps)
         return self
@@ -386,4 +445,4 @@ class PolicyGradient(OnPolicyAlgorithm):
         return rollout.advantages, rollout.old_log_prob, weight
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_metrics", "_parameters", "_last_update"]
+        return [*super()._excluded_save_params(), "_metrics", "_parameters", "_last_update", "_intake", "actors"]

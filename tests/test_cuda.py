@@ -1,5 +1,6 @@
 """On a GPU: the rollout lives there, and the results are those of the CPU."""
 
+import warnings
 from typing import Any
 
 import pytest
@@ -48,6 +49,43 @@ def test_training_keeps_the_rollout_on_the_device(cls: type[PolicyGradient], arg
     rollout = flat_rollout(model.rollout_buffer)
     assert all(tensor.is_cuda for tensor in rollout if isinstance(tensor, torch.Tensor))
     assert all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments", "expected"),
+    [
+        (PolicyGradient, {}, 1),
+        (DG, {"batch_size": 16}, 1),
+        (KondoDG, {"batch_size": 16, "gate_rate": 0.25, "critic_rate": 0.5}, 1),
+        (KondoDG, {"batch_size": 16, "price": 0.0}, 2),  # how many rows it kept
+    ],
+)
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_the_host_waits_once_per_update(
+    cls: type[PolicyGradient], arguments: dict[str, Any], expected: int, env: str
+) -> None:
+    model = cls("MlpPolicy", env, n_steps=64, device="cuda", seed=0, **arguments).learn(128)
+    model.set_logger(configure(None, []))
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            model.train()
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    assert sum("synchroniz" in str(warning.message) for warning in caught) == expected
+
+
+def test_an_update_that_fails_is_undone_there_too() -> None:
+    model = KondoDG("MlpPolicy", "CartPole-v1", n_steps=64, temperature=1.0, device="cuda", seed=0).learn(64)
+    before = [parameter.detach().clone() for parameter in model.policy.parameters()]
+    model.rollout_buffer.advantages[3] = torch.nan
+    model.rollout_buffer.returns[3] = torch.nan
+    model.set_logger(configure(None, []))
+    with pytest.raises(ValueError, match="NaN or inf reward"):
+        model.train()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.policy.parameters(), strict=True))
 
 
 def test_the_gate_reads_nothing_back() -> None:

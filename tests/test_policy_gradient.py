@@ -12,6 +12,7 @@ from envs import Poisoned
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_delight import DG, KondoDG, PolicyGradient
 from sb3_delight.baselines import PPO, ImportanceWeightedPG, ScaledPO
@@ -146,12 +147,80 @@ def test_what_is_not_finite_never_reaches_the_parameters(
 
 
 @pytest.mark.parametrize("cls", [DG, KondoDG])
-def test_gradient_overflow_stops_before_the_step(cls: type[PolicyGradient]) -> None:
+def test_gradient_overflow_is_reported_and_undone(cls: type[PolicyGradient]) -> None:
     model = make(cls, vf_coef=1e38)
     before = parameters(model)
-    with pytest.raises(ValueError, match="gradient is not finite"):
+    with pytest.raises(ValueError, match="gradient is not finite at gradient step 1 of 1"):
         model.learn(64)
     assert identical(before, parameters(model))
+
+
+class BreaksOff(PolicyGradient):
+    """Raises in the third gradient step."""
+
+    error: type[BaseException] | None = None
+
+    def _weight(self, log_prob: torch.Tensor, batch: Any) -> torch.Tensor:
+        if self.error is not None and self._n_updates % 4 == 2:
+            raise self.error
+        return super()._weight(log_prob, batch)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_update_that_breaks_off_is_undone(error: type[BaseException]) -> None:
+    model = make(BreaksOff, batch_size=4).learn(16)
+    before, state = parameters(model), str(model.policy.optimizer.state_dict())
+    assert isinstance(model, BreaksOff)
+    model.error = error
+    with pytest.raises(error):
+        model.learn(16, reset_num_timesteps=False)
+    assert identical(before, parameters(model))
+    assert str(model.policy.optimizer.state_dict()) == state
+    assert model._n_updates == 4
+
+
+class Reads(TorchDispatchMode):
+    """Counts what makes the host wait for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function.name().split(".")[0] in (
+            "aten::_local_scalar_dense",
+            "aten::nonzero",
+            "aten::is_nonzero",
+        )
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments", "expected"),
+    [
+        (PolicyGradient, {}, 1),
+        (PolicyGradient, {"batch_size": 8, "n_epochs": 3}, 1),
+        (DG, {"batch_size": 8, "normalize_delight": True}, 1),
+        (KondoDG, {"batch_size": 8, "gate_rate": 0.25, "critic_rate": 0.5}, 1),
+        (KondoDG, {"batch_size": 8, "price": 0.1}, 2),  # how many rows it kept
+        (KondoDG, {"batch_size": 8, "gate_rate": 0.25, "temperature": 1.0}, 2),
+        (PPO, {"batch_size": 8, "n_epochs": 3}, 1),
+        (ImportanceWeightedPG, {"batch_size": 8}, 1),
+        (ScaledPO, {"batch_size": 8}, 1),
+    ],
+)
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_the_device_is_read_once_per_update(
+    cls: type[PolicyGradient], arguments: dict[str, Any], expected: int, env: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(cls, env, **arguments).learn(32)
+    model.set_logger(configure(None, []))
+    lists = []
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: lists.append(tensor.shape) or tolist(tensor))
+    with Reads() as reads:
+        model.train()
+    assert reads.count + len(lists) == expected
 
 
 def test_distribution_checks_are_back_after_an_update_even_a_failed_one() -> None:

@@ -1,0 +1,178 @@
+"""Copies of the learner's environment for its actors."""
+
+import pickle
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from envs import AnySpaces, MatchPoint
+from gymnasium import spaces
+from gymnasium.wrappers import ClipReward, FrameStackObservation
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecEnv,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+    is_vecenv_wrapped,
+    unwrap_vec_normalize,
+)
+
+from sb3_delight.env_copies import EnvCopy
+from sb3_delight.normalization import statistics_of
+
+BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
+
+
+class Opaque(gym.Wrapper[Any, Any, Any, Any]):
+    """Does not tell Gymnasium what it was made with."""
+
+
+def copied(env: VecEnv, env_fn: Any = None) -> VecEnv:
+    recipe: EnvCopy = pickle.loads(pickle.dumps(EnvCopy.of(env))) if env_fn is None else EnvCopy.of(env, env_fn)
+    return recipe.make()
+
+
+def same_trajectory(one: VecEnv, other: VecEnv) -> None:
+    for env in (one, other):
+        env.seed(5)
+        env.action_space.seed(5)
+    np.testing.assert_array_equal(one.reset(), other.reset())
+    for _ in range(30):
+        action = np.array([one.action_space.sample() for _ in range(one.num_envs)])
+        for a, b in zip(one.step(action), other.step(action), strict=True):
+            if isinstance(a, np.ndarray):
+                np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+def test_registered_environments_are_made_again(env_id: str) -> None:
+    env = make_vec_env(env_id, 3)
+    made = copied(env)
+    assert made is not env
+    assert made.num_envs == 3
+    assert made.env_is_wrapped(Monitor) == [True] * 3
+    same_trajectory(env, made)
+
+
+def test_a_single_environment_as_an_algorithm_wraps_it() -> None:
+    env = BaseAlgorithm._wrap_env(gym.make("CartPole-v1"), verbose=0)
+    same_trajectory(env, copied(env))
+
+
+def test_arguments_and_wrappers_of_gymnasium_are_kept() -> None:
+    def env_fn() -> gym.Env[Any, Any]:
+        env = gym.make("Pendulum-v1", max_episode_steps=7, g=3.0)
+        return FrameStackObservation(ClipReward(env, -2.0, 0.0), 2)
+
+    env = DummyVecEnv([env_fn])
+    made = copied(env)
+    assert made.get_attr("g") == [3.0]
+    assert made.observation_space.shape == (2, 3)
+    same_trajectory(env, made)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_environments_in_other_processes() -> None:
+    env = make_vec_env("CartPole-v1", 2, vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": "fork"})
+    try:
+        made = copied(env)
+        assert isinstance(made, DummyVecEnv)  # the actor is the process
+        same_trajectory(env, made)
+    finally:
+        env.close()
+
+
+def test_vecnormalize_is_put_around_it_with_its_settings_and_statistics() -> None:
+    env = VecNormalize(make_vec_env("Pendulum-v1", 2), clip_obs=3.0, gamma=0.9, norm_reward=False)
+    env.reset()
+    recipe = EnvCopy.of(env)
+    made, another = recipe.make(), recipe.make()
+    normalize = unwrap_vec_normalize(made)
+    assert normalize is not None
+    assert normalize is not unwrap_vec_normalize(another)
+    assert (normalize.clip_obs, normalize.gamma, normalize.norm_reward) == (3.0, 0.9, False)
+    np.testing.assert_array_equal(statistics_of(normalize)["observation"][0], statistics_of(env)["observation"][0])
+    same_trajectory(env, made)
+    env.reset()
+    assert normalize.obs_rms is not env.obs_rms
+
+
+def test_the_order_of_wrappers_is_kept() -> None:
+    images = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+
+    def env_fn() -> AnySpaces:
+        return AnySpaces(images, BOX)
+
+    env = BaseAlgorithm._wrap_env(VecMonitor(DummyVecEnv([env_fn])), verbose=0)
+    made = copied(env, env_fn)
+    assert isinstance(made, VecTransposeImage)
+    assert made.observation_space.shape == (1, 36, 36)
+
+
+def test_what_is_not_registered_needs_env_fn() -> None:
+    env = DummyVecEnv([lambda: AnySpaces(BOX, BOX)] * 2)
+    with pytest.raises(ValueError, match=r"cannot make the environment again: it is not registered.*env_fn=\.\.\."):
+        copied(env)
+    made = copied(env, lambda: AnySpaces(BOX, BOX))
+    assert made.num_envs == 2
+    assert made.env_is_wrapped(Monitor) == [True, True]
+    envs = made.get_attr("unwrapped")
+    assert envs[0] is not envs[1]
+    vectorised = copied(env, lambda: DummyVecEnv([lambda: AnySpaces(BOX, BOX)] * 2))
+    assert vectorised.num_envs == 2
+
+
+@pytest.mark.parametrize(
+    ("env", "named"),
+    [
+        (lambda: VecFrameStack(make_vec_env("CartPole-v1", 1), 2), "VecFrameStack"),
+        (lambda: DummyVecEnv([lambda: Opaque(gym.make("CartPole-v1"))]), "Opaque"),
+    ],
+)
+def test_wrappers_that_cannot_be_made_again_are_named(env: Any, named: str) -> None:
+    with pytest.raises(ValueError, match=rf"its wrapper {named} .*env_fn=\.\.\."):
+        copied(env())
+
+
+def test_an_engine_of_its_own_needs_env_fn() -> None:
+    class Engine(DummyVecEnv):
+        def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+            if attr_name == "spec":
+                raise AttributeError(attr_name)
+            return super().get_attr(attr_name, indices)
+
+    env = Engine([lambda: gym.make("CartPole-v1")])
+    with pytest.raises(ValueError, match=r"Engine knows no specification.*env_fn=\.\.\."):
+        copied(env)
+    assert copied(env, lambda: gym.make("CartPole-v1")).num_envs == 1
+
+
+def test_env_fn_makes_what_its_specification_could_not() -> None:
+    env = VecNormalize(VecFrameStack(make_vec_env("CartPole-v1", 2), 2))
+    made = copied(env, lambda: VecFrameStack(make_vec_env("CartPole-v1", 2), 2))
+    assert is_vecenv_wrapped(made, VecNormalize)
+    assert made.observation_space.shape == (8,)
+
+
+@pytest.mark.parametrize(
+    ("env_fn", "message"),
+    [
+        (lambda: make_vec_env("CartPole-v1", 3), r"^env_fn's number of environments must be 2, got 3"),
+        (MatchPoint, "Observation spaces do not match"),
+    ],
+)
+def test_what_env_fn_makes_must_fit(env_fn: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        copied(make_vec_env("CartPole-v1", 2), env_fn)
+
+
+def test_env_fn_must_be_a_function() -> None:
+    with pytest.raises(ValueError, match=r"^env_fn must be a function"):
+        EnvCopy.of(make_vec_env("CartPole-v1", 1), "CartPole-v1")  # type: ignore[arg-type]

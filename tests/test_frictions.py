@@ -1,0 +1,215 @@
+"""Frictions: how often, what is put on record, seeded, composable."""
+
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from envs import AnySpaces
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_delight import DG, PolicyGradient
+from sb3_delight.actors import Actor, ActorSpec, LocalActors, Rollout, Weights
+from sb3_delight.frictions import ActorBug, Friction, MismatchedSampler, RareDiscovery, RewardCorruption
+
+BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
+N_ENVS, N_STEPS = 40, 25
+
+
+def model_of(action_space: spaces.Space[Any], observation_space: spaces.Space[Any] = BOX, **kwargs: Any) -> DG:
+    env = DummyVecEnv([lambda: AnySpaces(observation_space, action_space)] * N_ENVS)
+    policy = "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy"
+    return DG(policy, env, n_steps=N_STEPS, seed=0, device="cpu", **kwargs)
+
+
+def collect(model: PolicyGradient, frictions: Sequence[Friction], stream: tuple[int, ...] = ()) -> Rollout:
+    spec = ActorSpec.of(model, lambda: AnySpaces(model.observation_space, model.action_space), frictions)
+    actor = Actor(spec, stream)
+    actor.load(Weights(model.policy.state_dict(), {}), 0)
+    return actor.collect()
+
+
+def recorded_log_prob(model: PolicyGradient, rollout: Rollout) -> np.ndarray:
+    """Of the recorded actions, under the policy."""
+    observations = torch.as_tensor(rollout.observations.reshape(-1, *rollout.observations.shape[2:]))
+    actions = torch.as_tensor(rollout.actions.reshape(-1, rollout.actions.shape[-1]))
+    if isinstance(model.action_space, spaces.Discrete):
+        actions = actions.long().flatten()
+    _, log_prob, _ = model.policy.evaluate_actions(observations, actions)
+    return np.asarray(log_prob.detach().reshape(rollout.log_probs.shape))
+
+
+def expert(observations: np.ndarray) -> np.ndarray:
+    """Does what it sees."""
+    clipped: np.ndarray = np.clip(observations, -0.5, 0.5)
+    return clipped
+
+
+SPACES = [spaces.Discrete(5), spaces.MultiDiscrete([3, 4]), spaces.MultiBinary(3), BOX]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: type(space).__name__)
+@pytest.mark.parametrize(
+    "friction", [ActorBug(0.3), ActorBug(0.3, "random"), MismatchedSampler(2.0)], ids=["bug", "random", "mismatch"]
+)
+def test_the_record_holds_the_action_taken_and_the_policys_opinion_of_it(
+    space: spaces.Space[Any], friction: Friction
+) -> None:
+    model = model_of(space)
+    rollout = collect(model, [friction])
+    assert not np.array_equal(rollout.actions, collect(model, []).actions)
+    np.testing.assert_allclose(recorded_log_prob(model, rollout), rollout.log_probs, atol=1e-5)
+
+
+def test_a_bug_happens_as_often_as_it_says() -> None:
+    happened = (collect(model_of(BOX), [ActorBug(0.3)]).actions == 0).all(axis=-1)
+    assert happened.mean() == pytest.approx(0.3, abs=0.058)  # four standard errors
+    assert happened.mean(axis=0).std() < 0.2  # in every environment
+    assert happened.mean(axis=1).std() < 0.2  # and in each on its own: one coin for all would give 0.46
+
+
+@pytest.mark.parametrize(
+    ("space", "action"), [(spaces.Discrete(5), 3), (spaces.MultiDiscrete([3, 4]), [2, 1]), (BOX, [0.1, 0.2, 0.3])]
+)
+def test_a_fixed_action(space: spaces.Space[Any], action: Any) -> None:
+    rollout = collect(model_of(space), [ActorBug(1.0, action)])
+    expected = np.broadcast_to(np.asarray(action, np.float32), rollout.actions.shape)
+    np.testing.assert_array_equal(rollout.actions, expected)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: type(space).__name__)
+def test_random_actions_are_uniform_over_the_space(space: spaces.Space[Any]) -> None:
+    actions = collect(model_of(space), [ActorBug(1.0, "random")]).actions.reshape(N_ENVS * N_STEPS, -1)
+    if isinstance(space, spaces.Box):
+        assert actions.min() >= -1
+        assert actions.max() <= 1
+        np.testing.assert_allclose(actions.mean(0), 0.0, atol=0.073)
+        np.testing.assert_allclose(actions.std(0), 1 / np.sqrt(3), atol=0.05)
+        return
+    sizes = {"Discrete": [5], "MultiDiscrete": [3, 4], "MultiBinary": [2, 2, 2]}[type(space).__name__]
+    for column, size in zip(actions.T.astype(int), sizes, strict=True):
+        np.testing.assert_allclose(np.bincount(column, minlength=size) / len(column), 1 / size, atol=0.065)
+
+
+def test_a_squashing_policy_is_given_actions_in_its_own_terms() -> None:
+    wide = spaces.Box(-4.0, 4.0, (2,), np.float32)
+    model = model_of(wide, use_sde=True, policy_kwargs={"squash_output": True})
+    rollout = collect(model, [ActorBug(1.0, [2.0, -1.0])])
+    np.testing.assert_allclose(rollout.actions, np.broadcast_to([0.5, -0.25], rollout.actions.shape), atol=1e-6)
+    assert np.isfinite(rollout.log_probs).all()
+    mismatched = collect(model, [MismatchedSampler(1.0)])
+    assert np.abs(mismatched.actions).max() <= 1
+    assert np.isfinite(mismatched.log_probs).all()
+
+
+@pytest.mark.parametrize(("space", "action"), [(spaces.Discrete(2), 2), (BOX, [3.0, 0.0, 0.0]), (BOX, [0.0])])
+def test_actions_outside_the_space_are_refused(space: spaces.Space[Any], action: Any) -> None:
+    with pytest.raises(ValueError, match=r"^action must be in "):
+        collect(model_of(space), [ActorBug(0.5, action)])
+
+
+def test_rare_discovery_does_what_the_expert_would() -> None:
+    rollout = collect(model_of(BOX), [RareDiscovery(0.2, expert)])
+    discovered = (rollout.actions == expert(rollout.observations)).all(axis=-1)
+    assert discovered.mean() == pytest.approx(0.2, abs=0.051)
+    np.testing.assert_allclose(recorded_log_prob(model_of(BOX), rollout), rollout.log_probs, atol=1e-5)
+
+
+def test_the_expert_sees_dict_observations() -> None:
+    space = spaces.Dict({"near": BOX, "far": BOX})
+    rollout = collect(model_of(BOX, space), [RareDiscovery(1.0, lambda observations: observations["far"] / 2)])
+    np.testing.assert_allclose(rollout.actions, rollout.observations["far"] / 2)
+
+
+def test_an_expert_of_the_wrong_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^expert's actions must be of shape \(40, 3\), got \(40, 1\)"):
+        collect(model_of(BOX), [RareDiscovery(1.0, lambda observations: observations[:, :1])])
+
+
+def test_noise_of_the_sampler_is_as_large_as_it_says() -> None:
+    """Box: the action's variance grows by scale squared, in units of the policy's. Discrete: towards uniform."""
+    model = model_of(BOX)
+    with torch.no_grad():
+        model.policy.action_net.bias.fill_(0.3)  # type: ignore[operator]
+        model.policy.log_std.fill_(-1.0)
+    spreads = [collect(model, [MismatchedSampler(scale)]).actions.std() for scale in (0.0, 2.0)]
+    assert spreads[1] / spreads[0] == pytest.approx(np.sqrt(1 + 2.0**2), rel=0.075)
+    model = model_of(spaces.Discrete(2))
+    with torch.no_grad():
+        model.policy.action_net.bias.copy_(torch.tensor([2.0, 0.0]))  # type: ignore[operator]
+    shares = [(collect(model, [MismatchedSampler(scale)]).actions == 0).mean() for scale in (0.0, 8.0)]
+    assert shares[0] == pytest.approx(1 / (1 + np.exp(-2)), abs=0.042)
+    assert 0.5 < shares[1] < 0.65
+
+
+def test_rewards_are_replaced_by_a_fair_coin_and_monitor_keeps_the_true_ones() -> None:
+    model = DG("MlpPolicy", make_vec_env("CartPole-v1", N_ENVS), n_steps=N_STEPS, seed=0, device="cpu")
+    actor = Actor(ActorSpec.of(model, frictions=[RewardCorruption(0.4, low=-3.0, high=5.0)]))
+    actor.load(Weights(model.policy.state_dict(), {}), 0)
+    rewards = actor.collect().rewards
+    assert set(np.unique(rewards)) == {-3.0, 1.0, 5.0}
+    assert (rewards == -3).mean() == pytest.approx(0.2, abs=0.051)
+    assert (rewards == 5).mean() == pytest.approx(0.2, abs=0.051)
+    episodes = list(actor.algorithm.ep_info_buffer or [])
+    assert episodes
+    assert all(episode["r"] == episode["l"] for episode in episodes)
+
+
+def test_corrupted_rewards_are_what_vecnormalize_sees() -> None:
+    env = VecNormalize(make_vec_env("CartPole-v1", 2), norm_obs=False)
+    pool = LocalActors(frictions=[RewardCorruption(1.0, 0.0, 0.0)])
+    model = DG("MlpPolicy", env, n_steps=32, seed=0, device="cpu", actors=pool).learn(64)
+    normalize = model.get_vec_normalize_env()
+    assert normalize is not None
+    assert normalize.ret_rms.mean == 0
+
+
+def test_equal_seeds_give_equal_frictions_and_other_streams_others() -> None:
+    model = model_of(spaces.Discrete(5))
+    frictions = [ActorBug(0.2, "random"), MismatchedSampler(1.0, probability=0.5), RewardCorruption(0.2)]
+    frictions = pickle.loads(pickle.dumps(frictions))
+    one, other, unlike = (collect(model, frictions, stream) for stream in ((1,), (1,), (2,)))
+    np.testing.assert_array_equal(one.actions, other.actions)
+    np.testing.assert_array_equal(one.rewards, other.rewards)
+    assert not np.array_equal(one.actions, unlike.actions)
+
+
+def test_frictions_compose_in_order() -> None:
+    """The second bug covers the first; what it leaves is the first's."""
+    rollout = collect(model_of(spaces.Discrete(5)), [ActorBug(1.0, 1), ActorBug(0.25, 4)])
+    assert set(np.unique(rollout.actions)) == {1, 4}
+    assert (rollout.actions == 4).mean() == pytest.approx(0.25, abs=0.055)
+
+
+def test_frictions_that_never_happen_change_nothing() -> None:
+    found = []
+    never = [ActorBug(0.0), RareDiscovery(0.0, expert), MismatchedSampler(1.0, probability=0.0), RewardCorruption(0.0)]
+    for frictions in ([], never):
+        env = make_vec_env("Pendulum-v1", 2)
+        model = DG("MlpPolicy", env, n_steps=16, seed=0, device="cpu", actors=LocalActors(frictions=frictions))
+        found.append(torch.cat([each.detach().flatten() for each in model.learn(128).policy.parameters()]))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: ActorBug(1.5), "probability"),
+        (lambda: ActorBug(-0.1), "probability"),
+        (lambda: ActorBug(float("nan")), "probability"),
+        (lambda: ActorBug(0.1, "left"), "action"),
+        (lambda: RareDiscovery(0.1, 3), "expert"),  # type: ignore[arg-type]
+        (lambda: RareDiscovery(2, expert), "probability"),
+        (lambda: MismatchedSampler(-1.0), "scale"),
+        (lambda: MismatchedSampler(1.0, probability=2.0), "probability"),
+        (lambda: RewardCorruption(0.1, low=float("nan")), "low"),
+        (lambda: RewardCorruption(0.1, high="much"), "high"),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_arguments_are_refused_by_name(make: Any, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be "):
+        make()
