@@ -3,13 +3,15 @@
     python -m benchmarks.update [--workloads mlp64 cnn_shared ...] [--repeats 7] [--device cpu|cuda] [--plot-only]
 
 Every repeat times every arm once, in a new order, so that a busy machine slows all alike; ratios are of one repeat.
-On a CPU the time is that of the process, not the wall's. Rows go to ``benchmarks/results/update_<device>.csv``
-as they are measured. A gate that took fewer optimiser steps would be another algorithm: here every arm takes the
-steps of its reference, and only rows differ.
+On a CPU the time is that of the process, not the wall's, and freed memory is kept (:func:`keep_memory`). Rows go to
+``benchmarks/results/update_<device>.csv`` as they are measured. A gate that took fewer optimiser steps would be another
+algorithm: here every arm takes the steps of its reference, and only rows differ.
 """
 
 import argparse
+import concurrent.futures
 import csv
+import ctypes
 import multiprocessing
 import os
 import platform
@@ -39,6 +41,18 @@ COLUMNS = [
     "run", "workload", "arm", "reference", "repeat", "update_seconds", "loop_seconds", "rows_forward", "gradient_steps",
     "peak_mib", "host_reads", "device", "machine", "threads", "torch", "stable_baselines3", "sb3_delight",
 ]  # fmt: skip
+
+
+def keep_memory() -> None:
+    """Have glibc keep freed memory, as an allocator for training does; elsewhere nothing changes.
+
+    By default large tensors go back to the kernel at once. Up to half of a convolutional network's update is then page
+    faults, unevenly from run to run, and ratios measure the kernel.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no mappings of their own for large blocks
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: never shrink the heap
 
 
 def seconds(work: Callable[[], Any], device: str) -> float:
@@ -126,6 +140,7 @@ def measure(workload: str, repeats: int, device: str, path: Path) -> None:
     """Append ``repeats`` rows for every arm."""
     models = {arm: prepare(workload, arm, device) for arm in tqdm(ARMS, desc=f"{workload}: prepare", unit=" arms")}
     costs = {arm: {**count(model, device), "peak_mib": peak_memory(model, device)} for arm, model in models.items()}
+    keep_memory()  # not before: the peak is seen by what the process asks of the kernel
     common = {
         "run": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "workload": workload,
@@ -205,6 +220,11 @@ def draw(table: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
     plt.close(figure)
 
 
+def setup() -> None:
+    warnings.filterwarnings("ignore", message="You are trying to run .* on the GPU")
+    torch.set_num_threads(1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
@@ -213,12 +233,12 @@ def main() -> None:
     parser.add_argument("--plot-only", action="store_true", help="print and draw what the CSV holds, time nothing")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the CSV and the PNG")
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", message="You are trying to run .* on the GPU")
-    torch.set_num_threads(1)
     path = arguments.output / f"update_{arguments.device}.csv"
     if not arguments.plot_only:
-        for workload in arguments.workloads:
-            measure(workload, arguments.repeats, arguments.device, path)
+        for workload in arguments.workloads:  # each in a process of its own: what one keeps is not the next one's
+            job = (workload, arguments.repeats, arguments.device, path)
+            with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), setup) as process:
+                process.submit(measure, *job).result()
     table = ratios(path)
     print_table(table)
     draw(table, path.with_suffix(".png"))

@@ -6,15 +6,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor, nn
 
 from sb3_delight import DG, KondoDG, PolicyGradient, baselines
+from sb3_delight.envs.extractors import CausalTransformer
 
 
 class FreeEnv(gym.Env[Any, Any]):
@@ -32,22 +30,6 @@ class FreeEnv(gym.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         uniform, which = self.np_random.random(2), int(self.np_random.integers(32))
         return self.observations[which], float(uniform[0]), bool(uniform[1] < 0.02), False, {}
-
-
-class TransformerExtractor(BaseFeaturesExtractor):
-    """A pre-norm transformer over tokens; the last position's output."""
-
-    def __init__(self, observation_space: gym.spaces.Box, layers: int = 4, width: int = 256, heads: int = 4) -> None:
-        super().__init__(observation_space, width)
-        length, vocabulary = observation_space.shape[0], int(observation_space.high.max()) + 1
-        self.embedding = nn.Embedding(vocabulary, width)
-        self.position = nn.Parameter(0.02 * torch.randn(length, width))
-        block = nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, batch_first=True, norm_first=True)
-        self.blocks = nn.TransformerEncoder(block, layers, enable_nested_tensor=False)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """``[B, T]`` token numbers -> ``[B, width]``"""
-        return torch.as_tensor(self.blocks(self.embedding(tokens.long()) + self.position)[:, -1])
 
 
 @dataclass(frozen=True)
@@ -83,7 +65,11 @@ WORKLOADS = {
     "transformer": Workload(
         TOKENS,
         BUTTONS,
-        policy_kwargs={"features_extractor_class": TransformerExtractor, "net_arch": []},
+        policy_kwargs={
+            "features_extractor_class": CausalTransformer,
+            "features_extractor_kwargs": {"layers": 4, "width": 256, "heads": 4, "feedforward": 1024},
+            "net_arch": [],
+        },
         n_steps=64,
         batch_size=128,
         ppo_epochs=4,
@@ -110,6 +96,13 @@ _PPO = {**_BATCH, "n_epochs": lambda workload: workload.ppo_epochs}
 ARMS: dict[str, tuple[str, Arm]] = {
     "stock PPO": ("stock PPO", _arm(PPO, **_PPO)),
     "baselines.PPO": ("stock PPO", _arm(baselines.PPO, **_PPO)),
+    **{
+        f"Kondo 0.1, critic {critic:g}, PPO's epochs": (
+            "stock PPO",
+            _arm(KondoDG, gate_rate=0.1, critic_rate=critic, **_PPO),
+        )
+        for critic in (0.3, 0.1)
+    },
     "stock A2C": ("stock A2C", _arm(A2C, use_rms_prop=False)),
     "PolicyGradient": ("stock A2C", _arm(PolicyGradient)),
     "DG": ("DG", _arm(DG, **_BATCH)),

@@ -106,6 +106,14 @@ def test_methods_do_not_import_one_another(module: str) -> None:
     assert module_imports(ROOT / "sb3_delight" / f"{module}.py") & (others | shortcuts) == set()
 
 
+@pytest.mark.parametrize("module", sorted((ROOT / "sb3_delight" / "envs").glob("*.py")), ids=name)
+def test_environments_need_no_algorithm_and_optional_packages_only_where_they_are_used(module: Path) -> None:
+    optional = {"digits": {"sklearn"}, "minatar": {"minatar"}}.get(module.stem, set())
+    assert outside(module, {*NUMERICS, *optional, "sb3_delight"}) == set()
+    own = {found for found in module_imports(module) if found.startswith("sb3_delight.")}
+    assert {found for found in own if found.split(".")[1] not in ("arguments", "envs")} == set()
+
+
 @pytest.mark.parametrize(("package", "home"), [("ray", "ray_actors.py"), ("rl_zoo3", "zoo/")])
 def test_heavy_packages_are_imported_in_one_place_each(package: str, home: str) -> None:
     importers = {name(path) for path in MODULES if package in roots(module_imports(path))}

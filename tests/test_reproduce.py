@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,25 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "reproduce"))
 
+import algorithms
 import bandit
+import gates
 import harness
 import mnist
 import tabular
+import temperature
 import token_reversal
+import training
 
-SCRIPTS = [tabular, bandit, mnist, token_reversal]
+from sb3_delight import KondoDG, PolicyGradient
+
+SCRIPTS = [tabular, bandit, mnist, token_reversal, temperature, gates, algorithms]
 
 
 # --- harness: a sweep that is stopped anywhere continues where it stopped -------------------------------------------
@@ -383,3 +392,112 @@ def test_every_token_method_has_a_finite_gradient_that_ppo_shares_with_pg_at_no_
         assert gradients[method].norm() > 0
     torch.testing.assert_close(gradients["ppo"], gradients["pg"], atol=1e-6, rtol=1e-3)
     torch.testing.assert_close(gradients["iw"], gradients["pg"], atol=1e-6, rtol=1e-3)
+
+
+# --- training runs of the algorithms --------------------------------------------------------------------------------
+
+
+def kondo(env: VecEnv, seed: int) -> KondoDG:
+    return KondoDG("MlpPolicy", env, gate_rate=0.1, critic_rate=0.5, n_steps=16, seed=seed, device="cpu")
+
+
+def test_rows_are_evenly_spaced_and_count_what_was_paid_for() -> None:
+    rows = training.train(kondo, "CartPole-v1", 0, 150, n_envs=4, evaluations=3)  # 64 rows an update, 7 of them kept
+    assert [row["step"] for row in rows] == [50, 100, 150]
+    assert [row["env_steps"] for row in rows] == [64, 128, 192]
+    assert [row["actor_rows"] for row in rows] == [7, 14, 21]
+    assert [row["critic_rows"] for row in rows] == [32, 64, 96]
+    assert [row["gradient_steps"] for row in rows] == [1, 2, 3]
+    assert rows[0].keys() == {"seed", "step", *training.METRICS, *training.PACKAGES}
+
+
+def test_an_update_past_two_steps_writes_both_rows() -> None:
+    rows = training.train(kondo, "CartPole-v1", 0, 64, n_envs=4, evaluations=2)
+    assert [(row["step"], row["env_steps"]) for row in rows] == [(32, 64), (64, 64)]
+
+
+def test_algorithms_of_stable_baselines3_pay_for_every_row_of_every_epoch() -> None:
+    def ppo(env: VecEnv, seed: int) -> PPO:
+        return PPO("MlpPolicy", env, n_steps=16, batch_size=32, n_epochs=3, seed=seed, device="cpu")
+
+    row = training.train(ppo, "CartPole-v1", 0, 128, n_envs=4, evaluations=1)[-1]
+    assert (row["actor_rows"], row["critic_rows"], row["gradient_steps"]) == (384, 384, 12)
+    row = training.train(lambda env, _: A2C("MlpPolicy", env, device="cpu"), "CartPole-v1", 0, 40, evaluations=1)[-1]
+    assert (row["actor_rows"], row["critic_rows"], row["gradient_steps"]) == (40, 40, 1)
+
+
+def test_looking_more_often_changes_no_training() -> None:
+    def weights(model: KondoDG) -> harness.Row:
+        return {"weights": [p.detach().clone() for p in model.policy.parameters()]}
+
+    arguments: dict[str, Any] = {"n_envs": 4, "normalize": True, "measure": weights}
+    once, often = (training.train(kondo, "CartPole-v1", 0, 640, evaluations=n, **arguments)[-1] for n in (1, 5))
+    for left, right in zip(once["weights"], often["weights"], strict=True):
+        assert torch.equal(left, right)
+    assert once["sampled"] == often["sampled"]
+
+
+def test_evaluation_is_on_other_seeds_with_the_statistics_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def look(model: Any, env: Any, **_: Any) -> tuple[list[float], list[int]]:
+        seen.append((model.get_vec_normalize_env(), env, model.gamma))
+        return [0.0], [1]
+
+    monkeypatch.setattr(training, "evaluate_policy", look)
+
+    def slow(env: VecEnv, seed: int) -> PolicyGradient:
+        return PolicyGradient("MlpPolicy", env, gamma=0.9, n_steps=16, seed=seed, device="cpu")
+
+    training.train(slow, "CartPole-v1", 3, 64, n_envs=4, evaluations=1, normalize=True)
+    ((trained, held_out, gamma),) = seen
+    assert held_out.obs_rms is trained.obs_rms
+    assert not held_out.training
+    assert not held_out.norm_reward
+    assert trained.gamma == gamma == 0.9
+
+
+def test_seconds_leave_evaluation_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    update = PolicyGradient.train
+
+    def evaluate(*_: Any, **__: Any) -> tuple[list[float], list[int]]:
+        clock[0] += 1000.0
+        return [0.0], [1]
+
+    def train(model: PolicyGradient) -> None:
+        clock[0] += 2.0
+        update(model)
+
+    monkeypatch.setattr(training, "evaluate_policy", evaluate)
+    monkeypatch.setattr(PolicyGradient, "train", train)
+    monkeypatch.setattr(time, "process_time", lambda: clock[0])
+    rows = training.train(kondo, "CartPole-v1", 0, 192, n_envs=4, evaluations=3)
+    assert [row["training_seconds"] for row in rows] == [row["update_seconds"] for row in rows] == [2.0, 4.0, 6.0]
+
+
+def test_arms_of_a_task_differ_in_the_gate_alone() -> None:
+    gate: dict[str, Any] = {
+        "method": "pg",
+        "priority": "delight",
+        "gate_rate": 0.1,
+        "temperature": 0.0,
+        "critic_rate": 1.0,
+    }
+    for task in gates.TASKS:
+        arms = gates.SWEEP[task]
+        assert len({dataclasses.replace(arm, **gate) for arm in arms}) == 1
+        assert len({harness.run_name(arm) for arm in arms}) == len(arms) == 17
+        kondo_arms = {(arm.gate_rate, arm.critic_rate, arm.priority) for arm in arms if arm.method == "kondo"}
+        assert {
+            (r, c, "random") for r, c, p in kondo_arms if r and p == "delight"
+        } <= kondo_arms  # no rate without control
+
+
+@pytest.mark.parametrize("arm", gates.SWEEP["minatar"], ids=gates.label)
+def test_every_arm_takes_the_same_number_of_optimiser_steps(arm: gates.Config) -> None:
+    row = gates.run(dataclasses.replace(arm, updates=256, evaluations=1), [0])[-1]
+    assert (row["gradient_steps"], row["env_steps"]) == (1, 256)
+    if arm.gate_rate is not None and arm.temperature == 0:
+        assert row["actor_rows"] == math.ceil(256 * (arm.gate_rate if arm.method == "kondo" else 1))
+    assert row["critic_rows"] == math.ceil(256 * arm.critic_rate)

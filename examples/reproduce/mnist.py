@@ -12,7 +12,6 @@ All seeds of a config train as one stack of networks: parameters ``[seeds, in, o
 import argparse
 import dataclasses
 import functools
-import importlib.util
 import itertools
 import math
 from collections import deque
@@ -29,6 +28,7 @@ from matplotlib.ticker import NullFormatter, PercentFormatter
 from torch import Tensor
 
 from sb3_delight import objectives
+from sb3_delight.envs.digits import load_digits_split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,22 +88,13 @@ SWEEP = {
 @functools.cache
 def load(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """:return: train images ``[N, pixels]`` in [0, 1] and labels ``[N]``, test images and labels"""
-    from sklearn.datasets import fetch_openml, get_data_home, load_digits
-    from sklearn.model_selection import train_test_split
+    from sklearn.datasets import fetch_openml
 
-    if name == "mnist" and importlib.util.find_spec("torchvision"):
-        from torchvision.datasets import MNIST
-
-        train, test = (MNIST(get_data_home(), train=train, download=True) for train in (True, False))
-        return train.data.flatten(1) / 255, train.targets, test.data.flatten(1) / 255, test.targets
     if name == "mnist":
         data = fetch_openml("mnist_784", version=1, as_frame=False)
         images, labels = torch.tensor(data.data).float() / 255, torch.tensor(data.target.astype(int))
         return images[:60_000], labels[:60_000], images[60_000:], labels[60_000:]  # the usual split
-    images, labels = load_digits(return_X_y=True)
-    split = train_test_split(images / 16, labels, test_size=500, random_state=0, stratify=labels)
-    train, test, train_labels, test_labels = (torch.tensor(part) for part in split)
-    return train.float(), train_labels, test.float(), test_labels
+    return load_digits_split()
 
 
 def chosen_data(args: argparse.Namespace) -> str:

@@ -6,18 +6,16 @@ Every arm has the same settings and the same budget; none was tuned. What differ
 advantages scaled to unit root mean square.
 """
 
-import math
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from typing import Any
 
 import harness
 import numpy as np
 import torch
+import training
 from harness import Row, Runs
 from matplotlib.figure import Figure
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_delight import DG, PolicyGradient
 
@@ -36,7 +34,6 @@ class Config:
     learning_rate: float = 1e-3
 
 
-PACKAGES = ("stable-baselines3", "gymnasium", "mujoco")  # what a score depends on, besides torch and numpy
 TEMPERATURES: tuple[float | None, ...] = (1.0, 4.0, 10.0, 30.0, None)
 TASKS = (
     Config("CartPole-v1"),
@@ -52,38 +49,34 @@ SWEEP = {
 }
 
 
+def make_model(config: Config, env: VecEnv, seed: int) -> PolicyGradient:
+    common: dict[str, Any] = {"learning_rate": config.learning_rate, "n_steps": config.n_steps, "seed": seed}
+    common |= {"advantage_scaling": "scale", "device": "cpu"}
+    if config.temperature is None:
+        return PolicyGradient("MlpPolicy", env, **common)
+    gate: dict[str, Any] = {"temperature": config.temperature, "normalize_delight": config.normalize_delight}
+    return DG("MlpPolicy", env, **gate, **common)
+
+
+def surprisal(model: PolicyGradient) -> Row:
+    return {"surprisal": -torch.as_tensor(model.rollout_buffer.log_probs).mean().item()}
+
+
 def run(config: Config, seeds: list[int]) -> list[Row]:
     """Return of the last 30 training episodes (sampled actions) and of 10 evaluation episodes (deterministic ones)."""
     rows: list[Row] = []
     for seed in seeds:
-        env: VecEnv = make_vec_env(config.env, config.n_envs, seed=seed)
-        evaluation: VecEnv = make_vec_env(config.env, 1, seed=seed + 1000)
-        if config.normalize_env:
-            env = VecNormalize(env)
-            evaluation = VecNormalize(evaluation, training=False, norm_reward=False)
-            evaluation.obs_rms = env.obs_rms
-        common = {"learning_rate": config.learning_rate, "n_steps": config.n_steps, "seed": seed, "device": "cpu"}
-        if config.temperature is None:
-            model = PolicyGradient("MlpPolicy", env, advantage_scaling="scale", **common)  # type: ignore
-        else:
-            gate = {"temperature": config.temperature, "normalize_delight": config.normalize_delight}
-            model = DG("MlpPolicy", env, **gate, **common)  # type: ignore
-        model.learn(config.updates)
-        sampled = [episode["r"] for episode in list(model.ep_info_buffer or [])[-30:]]
-        deterministic, _ = evaluate_policy(model, evaluation, n_eval_episodes=10, warn=False)
-        surprisal = -torch.as_tensor(model.rollout_buffer.log_probs).mean().item()
-        rows.append(
-            {
-                "seed": seed,
-                "step": config.updates,
-                "sampled": float(np.mean(sampled)) if sampled else math.nan,
-                "deterministic": float(np.mean(deterministic)),
-                "surprisal": surprisal,
-                **{package: version(package) for package in PACKAGES},
-            }
+        rows += training.train(
+            lambda env, seed: make_model(config, env, seed),
+            config.env,
+            seed,
+            config.updates,
+            n_envs=config.n_envs,
+            evaluations=1,
+            evaluation_envs=1,
+            normalize=config.normalize_env,
+            measure=surprisal,
         )
-        env.close()
-        evaluation.close()
     return rows
 
 
@@ -112,7 +105,7 @@ EXPERIMENT = harness.Experiment(
     sweep=SWEEP,
     run=run,
     figures={"default": default},
-    metrics=("sampled", "deterministic", "surprisal", *PACKAGES),
+    metrics=("sampled", "deterministic", "surprisal", "stable-baselines3", "gymnasium", "mujoco"),
     seeds=3,
     seeds_per_job=1,
     smoke={"updates": 600},

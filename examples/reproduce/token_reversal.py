@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from sb3_delight import objectives
+from sb3_delight.envs import token_reversal as task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,21 @@ class Config:
     # 1 / inputs, the default of JAX's libraries; gpt2: normal of standard deviation .02; torch: what its layers do.
     initial: str = "lecun"
     updates: int = 700  # DG is reported to be below .001 by about 500
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmConfig(Config):
+    """Asynchronous learning by a policy that already succeeds now and then, as in the paper of Scaled PO and ASymPO.
+
+    That paper (2606.03070) trains language models. Here: answers of eight tokens, all or nothing, and old actors.
+    """
+
+    horizon: int = 8
+    reward: str = "exact"
+    delay: int = 8  # U, as are the next two
+    learning_rate: float = 1e-3
+    warm_start: float = 0.3  # share of sampled answers that are right when learning begins
+    updates: int = 300
 
 
 DG, KONDO = Config(method="dg"), Config(method="kondo")
@@ -100,7 +116,11 @@ SWEEP = {
     ],
     "scaling": [Config(method=m, horizon=h, updates=2000) for m in MAIN for h in (2, 4, 6, 8, 10, 12, 14)]
     + [Config(method=m, symbols=s, horizon=5, updates=2000) for m in MAIN for s in (2, 4, 8, 16)],
-    "asynchronous": [Config(method=m, delay=30, updates=2000) for m in ("pg", "ppo", "scaled", "asympo", "dg")],
+    "asynchronous": [
+        WarmConfig(method=m, learning_rate=rate)
+        for rate in (3e-4, 1e-3, 3e-3)
+        for m in ("pg", "iw", "ppo", "scaled", "asympo", "dg", "kondo")
+    ],
 }
 
 
@@ -109,16 +129,12 @@ SWEEP = {
 
 def right_answer(config: Config, prompt: Tensor) -> Tensor:
     """``[rows, H] -> [rows, H]``"""
-    answer = prompt.flip(1) if "reverse" in config.target else prompt
-    return config.symbols - 1 - answer if "flip" in config.target else answer
+    return task.right_answer(prompt, config.target, config.symbols)
 
 
 def reward_of(config: Config, answer: Tensor, right: Tensor) -> Tensor:
     """``[rows, H], [rows, H] -> [rows]`` in [0, 1]"""
-    correct = (answer == right).float()
-    if config.reward == "sequential":
-        return correct.cumprod(dim=1).mean(dim=1)
-    return correct.mean(dim=1) if config.reward == "bag" else correct.prod(dim=1)
+    return task.reward_of(answer, right, config.reward)
 
 
 # --- policy ---------------------------------------------------------------------------------------------------------
@@ -314,10 +330,25 @@ def pmpo_loss(
     return objectives.policy_gradient_loss(log_prob, sign, share, batch_size=log_prob.shape[1]) + beta * divergence
 
 
+def imitate(config: WarmConfig, policy: Transformer, seed: int) -> None:
+    """Cross-entropy towards right answers, until the wanted share of sampled ones is right."""
+    optimiser = torch.optim.Adam(policy.parameters(), lr=3e-4, fused=True)
+    generator = torch.Generator().manual_seed(1000 * seed + 3)
+    while evaluate(config, policy, generator) > 1 - config.warm_start:
+        prompt = torch.randint(config.symbols, (config.prompts * config.samples, config.horizon), generator=generator)
+        right = right_answer(config, prompt)
+        loss = -policy.answer_log_probs(prompt, right).gather(-1, right.unsqueeze(-1)).mean()
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+
+
 def run_seed(config: Config, seed: int) -> list[Row]:
     torch.manual_seed(seed)  # the network's initial parameters
     policy = Transformer(config)
     optimiser = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, fused=True)
+    if isinstance(config, WarmConfig):
+        imitate(config, policy, seed)
     actors = StaleActors(config, seed)
     coins = torch.Generator().manual_seed(1000 * seed + 1)
     exam = torch.Generator().manual_seed(1000 * seed + 2)
@@ -479,6 +510,10 @@ def scaling(runs: Runs) -> Figure:
     return figure
 
 
+def asynchronous(runs: Runs) -> Figure:
+    return curves(runs, grouped(runs, lambda c: f"warm start, old actors, learning rate {c.learning_rate:g}"))
+
+
 FIGURES = {
     "learning": learning,
     "initial": initial,
@@ -488,7 +523,7 @@ FIGURES = {
     "friction_levels": friction_levels,
     "variants": variants,
     "scaling": scaling,
-    "asynchronous": frictions,
+    "asynchronous": asynchronous,
 }
 EXPERIMENT = harness.Experiment(
     name="token_reversal",
