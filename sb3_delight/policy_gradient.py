@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeVar
 
-import numpy as np
 import torch
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -25,7 +24,8 @@ from torch.nn import functional
 
 from sb3_delight import objectives
 from sb3_delight.arguments import SUPPORTED_SPACES, as_schedule, check_spaces, is_whole, number, require
-from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout, observation_parts, take, take_slice
+from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout, take, take_slice
+from sb3_delight.finite import NotFiniteError, check_gradients, check_observations, check_rollout, finite_parts
 from sb3_delight.forward import evaluate_rows, unvalidated_distributions
 from sb3_delight.minibatches import Rows, deal_rows
 from sb3_delight.normalization import load_statistics, statistics_of
@@ -33,7 +33,7 @@ from sb3_delight.returns import explained_variance
 from sb3_delight.rollouts import ActorPool, Intake
 from sb3_delight.snapshot import Snapshot, optimized_parameters
 
-__all__ = ["NotFiniteError", "PolicyGradient"]
+__all__ = ["PolicyGradient"]
 
 SelfPolicyGradient = TypeVar("SelfPolicyGradient", bound="PolicyGradient")
 
@@ -42,10 +42,6 @@ ADVANTAGE_SCALING: dict[str, Callable[[Tensor], Tensor]] = {
     "scale": objectives.scale_by_rms,
     "standardize": objectives.standardize,
 }
-
-
-class NotFiniteError(ValueError):
-    """NaN or inf in what was collected."""
 
 
 class PolicyGradient(OnPolicyAlgorithm):
@@ -247,10 +243,11 @@ class PolicyGradient(OnPolicyAlgorithm):
         before, steps_before = Snapshot(self.policy), self._n_updates
         try:
             self._update(rollout)
-        except BaseException:
+        except BaseException as error:
             before.restore()
             self._n_updates = steps_before
-            self._check_rollout(rollout)
+            if not isinstance(error, NotFiniteError):
+                check_rollout(rollout, self.num_timesteps)  # which may be why
             raise
 
     def _update(self, rollout: Samples) -> None:
@@ -305,7 +302,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         self.record("gradient_norm", torch.nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm))
         self.policy.optimizer.step()
 
-    # ------------------------------------------------------------------ finite checks and logging
+    # ------------------------------------------------------------------------ collecting and logging
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -322,45 +319,11 @@ class PolicyGradient(OnPolicyAlgorithm):
         return complete
 
     def _check_last_observation(self, cause: Exception | None = None) -> None:
-        if all(np.isfinite(part).all() for part in observation_parts(self._last_obs)):
-            return
-        self._last_obs = None  # the next learn() resets the environment
-        raise NotFiniteError(self._not_finite("observation")) from cause
-
-    def _finite_parts(self, rollout: Samples) -> tuple[list[str], Tensor]:
-        """What a rollout consists of, and which of it is finite, ``[parts]``."""
-        parts = [
-            *(("observation", part) for part in observation_parts(rollout.observations)),
-            ("log-probability of the policy", rollout.old_log_prob),
-            ("value estimate", rollout.old_values),
-            ("reward", rollout.returns),
-        ]
-        parts = [(name, part) for name, part in parts if part.is_floating_point()]  # images cannot hold a NaN
-        return [name for name, _ in parts], torch.stack([torch.isfinite(part).all() for _, part in parts])
-
-    def _check_rollout(self, rollout: Samples) -> None:
-        names, finite = self._finite_parts(rollout)
-        flags = finite.tolist()
-        if not all(flags):
-            raise NotFiniteError(self._not_finite(names[flags.index(False)]))
-
-    def _check_gradients(self) -> None:
-        norms = torch.stack(self._metrics["gradient_norm"]).tolist()
-        step = next((step for step, norm in enumerate(norms) if not math.isfinite(norm)), None)
-        if step is not None:
-            then = {name: values[step].item() for name, values in self._metrics.items() if len(values) == len(norms)}
-            raise ValueError(
-                f"the gradient is not finite at gradient step {step + 1} of {len(norms)}, so the update was undone and "
-                f"the parameters are as before it: {then}. Lower learning_rate or max_grad_norm, or check the scale "
-                "of rewards and observations."
-            )
-
-    def _not_finite(self, what: str) -> str:
-        return (
-            f"NaN or inf {what} in the rollout that ended at timestep {self.num_timesteps}: no update was made, the "
-            "parameters are as before it and can be saved. Find the source with "
-            "stable_baselines3.common.vec_env.VecCheckNan; if VecNormalize saw the value, restore its statistics too."
-        )
+        try:
+            check_observations(self._last_obs, self.num_timesteps)
+        except NotFiniteError as error:
+            self._last_obs = None  # the next learn() resets the environment
+            raise error from cause
 
     def _log_update(self, rollout: Samples, n_kept: int) -> None:
         """Everything logged of one update, read from the device at once.
@@ -375,13 +338,13 @@ class PolicyGradient(OnPolicyAlgorithm):
         self.record("explained_variance", explained_variance(rollout.old_values, rollout.returns))
         if hasattr(self.policy, "log_std"):
             self.record("std", self.policy.log_std.exp().mean())
-        finite = self._finite_parts(rollout)[1].all()
+        finite = finite_parts(rollout)[1].all()
         means = [torch.stack(values).mean().float() for values in self._metrics.values()]
         *read, all_finite = torch.stack([*means, finite.float()]).tolist()
         logged = dict(zip(self._metrics, read, strict=True))
         if not (all_finite and math.isfinite(logged.get("gradient_norm", 0.0))):
-            self._check_rollout(rollout)
-            self._check_gradients()
+            check_rollout(rollout, self.num_timesteps)
+            check_gradients(self._metrics)
         for name, value in logged.items():
             self.logger.record(f"train/{name}", value)
         self.logger.record("train/kept_fraction", n_kept / len(delight))

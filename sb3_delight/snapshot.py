@@ -35,7 +35,8 @@ class Snapshot:
     def restore(self) -> None:
         """Return to that moment, in place. The optimiser's settings, hence its learning rate, stay as they are now."""
         for tensors, values in self._saved:
-            for tensor, value in zip(tensors, values.split([tensor.numel() for tensor in tensors]), strict=True):
+            parts = torch.split(values, [tensor.numel() for tensor in tensors])
+            for tensor, value in zip(tensors, parts, strict=True):
                 tensor.copy_(value.view_as(tensor))
         self._state.clear()
         self._state.update({parameter: dict(values) for parameter, values in self._known.items()})

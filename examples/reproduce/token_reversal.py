@@ -88,7 +88,7 @@ def scaled_frictions(config: Config, level: float) -> Config:
     return dataclasses.replace(config, **{name: type(value)(level * value) for name, value in FRICTIONS.items()})
 
 
-SWEEP = {
+SWEEP: dict[str, list[Config]] = {
     "learning": [Config(method=method) for method in ("pg", "iw", "ppo", "pmpo", "dg", "kondo", "kondo_token")]
     + [dataclasses.replace(DG, temperature=math.inf)],
     "initial": [
@@ -118,7 +118,7 @@ SWEEP = {
     + [Config(method=m, symbols=s, horizon=5, updates=2000) for m in MAIN for s in (2, 4, 8, 16)],
     "asynchronous": [
         WarmConfig(method=m, learning_rate=rate)
-        for rate in (3e-4, 1e-3, 3e-3)
+        for rate in (1e-3, 3e-3)
         for m in ("pg", "iw", "ppo", "scaled", "asympo", "dg", "kondo")
     ],
 }

@@ -1,0 +1,70 @@
+"""Nothing that is not finite may reach a parameter: where to look for it, and what to say."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sb3_delight.buffers import Samples, observation_parts
+
+__all__ = ["NotFiniteError", "check_gradients", "check_observations", "check_rollout", "finite_parts"]
+
+
+class NotFiniteError(ValueError):
+    """NaN or inf in a rollout."""
+
+    def __init__(self, what: str, timestep: int) -> None:
+        super().__init__(
+            f"NaN or inf {what} in the rollout that ended at timestep {timestep}: no update was made, the "
+            "parameters are as before it and can be saved. Find the source with "
+            "stable_baselines3.common.vec_env.VecCheckNan; if VecNormalize saw the value, restore its statistics too."
+        )
+        self.what, self.timestep = what, timestep
+
+    def __reduce__(self) -> tuple[Any, ...]:  # its arguments are not those of its base, by which it would be unpickled
+        return type(self), (self.what, self.timestep)
+
+
+def finite_parts(rollout: Samples) -> tuple[list[str], Tensor]:
+    """What a rollout consists of, and which of it is finite, ``[parts]``, on its device."""
+    parts = [
+        *(("observation", part) for part in observation_parts(rollout.observations)),
+        ("log-probability of the policy", rollout.old_log_prob),
+        ("value estimate", rollout.old_values),
+        ("reward", rollout.returns),
+    ]
+    parts = [(name, part) for name, part in parts if part.is_floating_point()]  # images cannot hold a NaN
+    return [name for name, _ in parts], torch.stack([torch.isfinite(part).all() for _, part in parts])
+
+
+def check_rollout(rollout: Samples, timestep: int) -> None:
+    """:raises NotFiniteError: if some of it is not finite"""
+    names, finite = finite_parts(rollout)
+    flags = finite.tolist()
+    if not all(flags):
+        raise NotFiniteError(names[flags.index(False)], timestep)
+
+
+def check_observations(observations: Any, timestep: int) -> None:
+    """:raises NotFiniteError: if an observation of the environments is not finite"""
+    if not all(np.isfinite(part).all() for part in observation_parts(observations)):
+        raise NotFiniteError("observation", timestep)
+
+
+def check_gradients(metrics: Mapping[str, Sequence[Tensor]]) -> None:
+    """Look at the ``gradient_norm`` of every gradient step of an update.
+
+    :raises ValueError: if one is not finite; it tells the other metrics of that step
+    """
+    norms = torch.stack([*metrics["gradient_norm"]]).tolist()
+    step = next((step for step, norm in enumerate(norms) if not math.isfinite(norm)), None)
+    if step is not None:
+        then = {name: values[step].item() for name, values in metrics.items() if len(values) == len(norms)}
+        raise ValueError(
+            f"the gradient is not finite at gradient step {step + 1} of {len(norms)}, so the update was undone and "
+            f"the parameters are as before it: {then}. Lower learning_rate or max_grad_norm, or check the scale "
+            "of rewards and observations."
+        )
