@@ -103,7 +103,7 @@ class Recorder(BaseCallback):
         self._phase, self._since = phase, now
 
     def _on_rollout_start(self) -> None:
-        self._look()
+        self._write_due_rows()
 
     def _on_rollout_end(self) -> None:
         self._enter("updating")
@@ -112,10 +112,10 @@ class Recorder(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        self._look()
+        self._write_due_rows()
         self._hook.remove()
 
-    def _look(self) -> None:
+    def _write_due_rows(self) -> None:
         """Also where an update has just ended."""
         self._enter("evaluating")
         while len(self.rows) < len(self.steps) and self.num_timesteps >= self.steps[len(self.rows)]:

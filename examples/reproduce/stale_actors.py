@@ -1,0 +1,211 @@
+"""Actors that lag behind or go wrong: what is left of each method's score.
+
+    python examples/reproduce/stale_actors.py --figure cartpole [--seeds 10] [--workers 2] [--plot-only]
+
+Every arm has the same settings, budget and seeds, PPO included (one pass over a rollout, advantages scaled); none was
+tuned. What differs is the weight, or the gate. Staleness is counted in rollouts of 256 rows, which is one update each.
+The score is that of the learner's policy by its likeliest or mean actions, in a clean environment.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import harness
+import numpy as np
+import training
+from harness import Row, Runs
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_delight import DG, KondoDG, PolicyGradient
+from sb3_delight.actors import LocalActors
+from sb3_delight.baselines import PPO, ImportanceWeightedPG, ScaledPO
+from sb3_delight.frictions import ActorBug, Friction, MismatchedSampler, RareDiscovery, RewardCorruption
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run."""
+
+    env: str = "CartPole-v1"
+    method: str = "pg"
+    staleness: int = 0  # rollouts
+    friction: str = "none"
+    updates: int = 100_000  # environment steps
+    evaluations: int = 5
+    n_envs: int = 16  # x n_steps = 256 rows an update
+    n_steps: int = 16
+    learning_rate: float = 1e-3  # and rows per update: those of temperature.py and gates.py
+    normalize_env: bool = False  # VecNormalize
+
+
+METHODS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
+    "pg": (PolicyGradient, {}),
+    "iw": (ImportanceWeightedPG, {}),
+    "ppo": (PPO, {"batch_size": None, "n_epochs": 1}),
+    "scaled_po": (ScaledPO, {}),
+    "dg": (DG, {}),
+    "kondo_rate": (KondoDG, {"gate_rate": 0.3}),
+    "kondo_price": (KondoDG, {}),
+}
+STALENESS = (0, 1, 3, 10, 30, 100)
+FRICTIONS = ("bug", "corruption", "discovery", "mismatch", "all")
+TASKS = {
+    "cartpole": Config(),
+    "acrobot": Config("Acrobot-v1"),
+    "halfcheetah": Config("HalfCheetah-v5", updates=200_000, normalize_env=True),
+    # Age counts by how far the policy has moved since: here it moves four times as far in an update. No frictions.
+    "cartpole_fast": Config(learning_rate=4e-3),
+}
+COIN = {"CartPole-v1": (0.0, 1.0), "Acrobot-v1": (-1.0, 0.0), "HalfCheetah-v5": (-5.0, 5.0)}  # about the range seen
+
+
+def cartpole_expert(observations: Any) -> Any:
+    """Push to the side the pole falls to."""
+    return (observations[:, 2] + observations[:, 3] > 0).astype(np.int64)
+
+
+def acrobot_expert(observations: Any) -> Any:
+    """Push the second joint against the swing of the first, which pumps energy in."""
+    return np.where(observations[:, 4] > 0, 0, 2)
+
+
+EXPERTS = {"CartPole-v1": cartpole_expert, "Acrobot-v1": acrobot_expert}  # for HalfCheetah there is none
+
+
+def frictions(config: Config) -> list[Friction]:
+    low, high = COIN[config.env]
+    each: dict[str, Friction] = {
+        "bug": ActorBug(0.3),
+        "corruption": RewardCorruption(0.3, low, high),
+        "mismatch": MismatchedSampler(1.0),
+    }
+    if config.env in EXPERTS:
+        each["discovery"] = RareDiscovery(0.03, EXPERTS[config.env])  # after the bug, which it overrules
+    return [friction for name, friction in each.items() if config.friction in (name, "all")]
+
+
+def friction_names(task: Config) -> list[str]:
+    if task == TASKS["cartpole_fast"]:
+        return []
+    return [name for name in FRICTIONS if name != "discovery" or task.env in EXPERTS]
+
+
+def arms(task: Config) -> list[Config]:
+    """Staleness first: what a stopped command leaves is whole."""
+    stale = [replace(task, method=method, staleness=k) for k in STALENESS for method in METHODS]
+    return stale + [troubled(task, method, name) for name in friction_names(task) for method in METHODS]
+
+
+def troubled(task: Config, method: str, friction: str) -> Config:
+    """One friction alone, by fresh weights; or all of them, by weights ten rollouts old."""
+    return replace(task, method=method, friction=friction, staleness=10 if friction == "all" else 0)
+
+
+SWEEP = {name: arms(task) for name, task in TASKS.items()}
+
+
+def make_model(config: Config, env: VecEnv, seed: int) -> PolicyGradient:
+    cls, own = METHODS[config.method]
+    return cls(
+        "MlpPolicy",
+        env,
+        learning_rate=config.learning_rate,
+        n_steps=config.n_steps,
+        advantage_scaling="scale",
+        seed=seed,
+        device="cpu",
+        actors=LocalActors(config.staleness, frictions(config)),
+        **own,
+    )
+
+
+def run(config: Config, seeds: list[int]) -> list[Row]:
+    rows: list[Row] = []
+    for seed in seeds:
+        rows += training.train(
+            lambda env, seed: make_model(config, env, seed),
+            config.env,
+            seed,
+            config.updates,
+            n_envs=config.n_envs,
+            evaluations=config.evaluations,
+            normalize=config.normalize_env,
+        )
+    return rows
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+LABELS = {
+    "pg": ("policy gradient", harness.COLOURS["pg"], "-"),
+    "iw": ("importance weights", harness.COLOURS["iw"], "-"),
+    "ppo": ("PPO's clip", harness.COLOURS["ppo"], "-"),
+    "scaled_po": ("Scaled PO", harness.COLOURS["pmpo"], "-"),
+    "dg": ("DG", harness.COLOURS["dg"], "-"),
+    "kondo_rate": ("Kondo, rate .3", harness.COLOURS["kondo"], "-"),
+    "kondo_price": ("Kondo, price 0", harness.COLOURS["kondo"], "--"),
+}
+
+
+def scores(runs: Runs, config: Config) -> harness.Array:
+    """Mean of the last three evaluations, at 60, 80 and 100 % of the steps, ``[seeds]``: one alone is noisy."""
+    values = runs.get(config, "deterministic")[1]
+    return values[:, -3:].mean(axis=1) if values.size else np.zeros(0)
+
+
+def draw_staleness(axes: Axes, runs: Runs, task: Config) -> None:
+    for method, (label, colour, line) in LABELS.items():
+        found = [scores(runs, replace(task, method=method, staleness=k)) for k in STALENESS]
+        harness.points(axes, range(len(STALENESS)), found, label, color=colour, linestyle=line)
+    axes.set_xticks(range(len(STALENESS)), [str(k) for k in STALENESS])
+    axes.set(
+        title=f"{task.env}, learning rate {task.learning_rate:g}",
+        xlabel="age of the weights that act (rollouts)",
+        ylabel="return",
+    )
+
+
+def draw_frictions(axes: Axes, runs: Runs, task: Config) -> None:
+    """One group for each friction; "none" is the staleness of 0."""
+    groups = ["none", *friction_names(task)]
+    for i, (method, (_, colour, line)) in enumerate(LABELS.items()):
+        for place, name in enumerate(groups):
+            found = scores(runs, troubled(task, method, name))
+            if not len(found):
+                continue
+            middle, low, high = harness.interval(found)
+            x = place + (i - (len(LABELS) - 1) / 2) * 0.11
+            error = [[middle - low], [high - middle]]
+            fill = colour if line == "-" else "white"
+            axes.errorbar(x, middle, error, fmt="o", color=colour, markerfacecolor=fill, markersize=5)
+    names = ["all, and\n10 rollouts old" if name == "all" else name for name in groups]
+    axes.set_xticks(range(len(groups)), names)
+    axes.set(title="what goes wrong on the actor", ylabel="return")
+
+
+def draw(runs: Runs, task: Config) -> Figure:
+    figure, panels = harness.panels(2 if friction_names(task) else 1, width=6.0, height=4.2)
+    draw_staleness(panels[0], runs, task)
+    if len(panels) == 2:
+        draw_frictions(panels[1], runs, task)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+EXPERIMENT = harness.Experiment(
+    name="stale_actors",
+    sweep=SWEEP,
+    run=run,
+    figures={name: partial(draw, task=task) for name, task in TASKS.items()},
+    metrics=(*training.METRICS, *training.PACKAGES),
+    seeds=10,
+    seeds_per_job=1,
+    smoke={"updates": 1200, "evaluations": 2, "staleness": 1},
+    summary={"deterministic": np.mean, "sampled": np.mean},
+)
+
+if __name__ == "__main__":
+    harness.main(EXPERIMENT)
