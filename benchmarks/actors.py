@@ -38,8 +38,8 @@ from sb3_delight.ray_actors import RayActors
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = [
-    "run", "workload", "arm", "repeat", "steps_per_second", "learning_share", "idle_share", "staleness", "load",
-    "machine", "threads", "torch", "stable_baselines3", "gymnasium", "mujoco", "ray", "sb3_delight",
+    "run", "workload", "arm", "repeat", "steps_per_second", "learner_microseconds", "learning_share", "staleness",
+    "load", "machine", "threads", "torch", "stable_baselines3", "gymnasium", "mujoco", "ray", "sb3_delight",
 ]  # fmt: skip
 PACKAGES = COLUMNS[COLUMNS.index("torch") :]
 N_ENVS, N_STEPS = 8, 128
@@ -71,7 +71,6 @@ class Clock(BaseCallback):
     def __init__(self) -> None:
         super().__init__()
         self.seen, self.figures = 0, dict[str, float]()
-        self.staleness: list[float] = []
 
     def _on_step(self) -> bool:
         return True
@@ -81,12 +80,11 @@ class Clock(BaseCallback):
         now, busy, learned = time.perf_counter(), time.process_time(), self.model.learning_seconds
         if self.seen == 0:
             self.start, self.busy_before, self.learned_before = now, busy, learned
-        self.staleness.append(self.logger.name_to_value.get("actors/staleness", 0.0))
         self.figures = {
             "steps_per_second": self.seen * N_ENVS * N_STEPS / max(now - self.start, 1e-9),
+            "learner_microseconds": 1e6 * (busy - self.busy_before) / max(self.seen * N_ENVS * N_STEPS, 1),
             "learning_share": (learned - self.learned_before) / max(busy - self.busy_before, 1e-9),
-            "idle_share": self.logger.name_to_value.get("actors/learner_idle_share", float("nan")),
-            "staleness": float(np.mean(self.staleness)),
+            "staleness": self.logger.name_to_value.get("actors/staleness", 0.0),  # mean over all rollouts
         }
         self.seen += 1
 
@@ -106,7 +104,8 @@ def measure(workload: str, arm: str, rollouts: int, width: int) -> dict[str, flo
 
 def run(repeats: int, rollouts: int, width: int, path: Path) -> None:
     """Append ``repeats`` rows for every workload and arm."""
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    fair: Any = {"_system_config": {"worker_niceness": 0}}  # Ray's 15 would starve actors wherever anything else runs
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **fair)
     common = {
         "run": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "machine": f"{platform.machine()} {os.cpu_count()} cores",
@@ -147,7 +146,7 @@ def table(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
             for reference in ("synchronous", "LocalActors"):
                 ratios = [speed[*key, arm] / speed[*key, reference] for key in keys]
                 entry[reference] = np.quantile(ratios, [0.25, 0.5, 0.75]).round(2).tolist()
-            for name in ("steps_per_second", "learning_share", "idle_share", "staleness", "load"):
+            for name in ("steps_per_second", "learner_microseconds", "learning_share", "staleness", "load"):
                 entry[name] = float(np.median([float(row[name]) for row in mine]))
             found.setdefault(workload, {})[arm] = entry
     return found
@@ -158,10 +157,11 @@ def print_table(found: dict[str, dict[str, dict[str, Any]]]) -> None:
         print(f"\n{workload}: environment steps a second, median; times the reference's, median [quartiles]")
         for arm, entry in arms.items():
             ratios = (f"{m:4.2f} [{a:.2f}, {b:.2f}]" for a, m, b in (entry["synchronous"], entry["LocalActors"]))
+            processor = f"{entry['learner_microseconds']:4.0f} us a step, {entry['learning_share']:4.0%} of it learning"
             print(
-                f"  {arm:13} {entry['steps_per_second']:7.0f}   synchronous x {next(ratios)}   "
-                f"LocalActors x {next(ratios)}   learning {entry['learning_share']:.0%}, idle "
-                f"{entry['idle_share']:.0%}, staleness {entry['staleness']:.0f}, load {entry['load']:.1f}"
+                f"  {arm:13} {entry['steps_per_second']:6.0f}   synchronous x {next(ratios)}   LocalActors x "
+                f"{next(ratios)}   learner's processor {processor}   staleness {entry['staleness']:3.0f}   "
+                f"load {entry['load']:.1f}"
             )
 
 

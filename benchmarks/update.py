@@ -1,6 +1,7 @@
 """Time the update and the whole loop against stock stable-baselines3, paired in one run.
 
-    python -m benchmarks.update [--workloads mlp64 cnn_shared ...] [--repeats 7] [--device cpu|cuda] [--plot-only]
+    python -m benchmarks.update [--workloads mlp64 cnn_shared ...] [--arms "baselines.PPO" ...] [--repeats 7]
+        [--device cpu|cuda] [--plot-only]
 
 Every repeat times every arm once, in a new order, so that a busy machine slows all alike; ratios are of one repeat.
 On a CPU the time is that of the process, not the wall's, and freed memory is kept (:func:`keep_memory`). Rows go to
@@ -136,9 +137,10 @@ def _measure_peak(model: OnPolicyAlgorithm, sender: Any) -> None:
     sender.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
 
 
-def measure(workload: str, repeats: int, device: str, path: Path) -> None:
-    """Append ``repeats`` rows for every arm."""
-    models = {arm: prepare(workload, arm, device) for arm in tqdm(ARMS, desc=f"{workload}: prepare", unit=" arms")}
+def measure(workload: str, arms: list[str], repeats: int, device: str, path: Path) -> None:
+    """Append ``repeats`` rows for every arm and its reference."""
+    wanted = [arm for arm in ARMS if arm in {*arms, *(ARMS[each][0] for each in arms)}]
+    models = {arm: prepare(workload, arm, device) for arm in tqdm(wanted, desc=f"{workload}: prepare", unit=" arms")}
     costs = {arm: {**count(model, device), "peak_mib": peak_memory(model, device)} for arm, model in models.items()}
     keep_memory()  # not before: the peak is seen by what the process asks of the kernel
     common = {
@@ -228,6 +230,9 @@ def setup() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
+    parser.add_argument(
+        "--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="ARM", help=", ".join(ARMS)
+    )
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--plot-only", action="store_true", help="print and draw what the CSV holds, time nothing")
@@ -236,7 +241,7 @@ def main() -> None:
     path = arguments.output / f"update_{arguments.device}.csv"
     if not arguments.plot_only:
         for workload in arguments.workloads:  # each in a process of its own: what one keeps is not the next one's
-            job = (workload, arguments.repeats, arguments.device, path)
+            job = (workload, arguments.arms, arguments.repeats, arguments.device, path)
             with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), setup) as process:
                 process.submit(measure, *job).result()
     table = ratios(path)

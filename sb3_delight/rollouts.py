@@ -94,7 +94,7 @@ class Intake:
     def __init__(self, pool: ActorPool, algorithm: OnPolicyAlgorithm) -> None:
         pool.start(algorithm)
         self.pool = pool
-        self._started, self._idle, self._steps = perf_counter(), 0.0, 0
+        self._since, self._idle, self._steps = 0.0, 0.0, 0  # clocks begin with the first rollout: actors had to start
 
     def collect_rollout(self, algorithm: OnPolicyAlgorithm, callback: BaseCallback) -> bool:
         """As ``OnPolicyAlgorithm.collect_rollouts``.
@@ -107,19 +107,21 @@ class Intake:
         self.pool.publish(Weights(policy, statistics_of(algorithm.get_vec_normalize_env())), algorithm._n_updates)
         before = perf_counter()
         rollout = self.pool.collect()
-        self._idle += perf_counter() - before
-        self._steps += rollout.rewards.size
+        now = perf_counter()
+        if self._since:
+            self._idle += now - before
+            self._steps += rollout.rewards.size
+        else:
+            self._since = now
         self._log(algorithm, rollout)
         merge_statistics(algorithm.get_vec_normalize_env(), rollout.increments)
         return replay(rollout, algorithm, callback)
 
     def _log(self, algorithm: OnPolicyAlgorithm, rollout: Rollout) -> None:
-        elapsed = perf_counter() - self._started
-        figures = {
-            "env_steps_per_second": self._steps / elapsed,
-            "learner_idle_share": self._idle / elapsed,
-            **self.pool.statistics(),
-        }
+        figures = dict(self.pool.statistics())
+        if self._steps:
+            elapsed = perf_counter() - self._since
+            figures |= {"env_steps_per_second": self._steps / elapsed, "learner_idle_share": self._idle / elapsed}
         algorithm.logger.record_mean("actors/staleness", algorithm._n_updates - rollout.version)
         for name, value in figures.items():
             algorithm.logger.record(f"actors/{name}", value)

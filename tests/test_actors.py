@@ -538,6 +538,8 @@ def test_a_pool_of_ones_own_is_logged(tmp_path: Path) -> None:
     assert [float(row["actors/staleness"]) for row in rows] == [0, 1, 1, 1]
     for row in rows:
         assert (float(row["actors/rollouts_waiting"]), float(row["actors/restarts"])) == (3, 2)
+    assert rows[0]["actors/learner_idle_share"] == ""  # the first rollout waits for actors to start, and is not timed
+    for row in rows[1:]:
         assert 0 < float(row["actors/learner_idle_share"]) < 1
         assert float(row["actors/env_steps_per_second"]) > 0
 

@@ -37,3 +37,8 @@ def test_quickstart_takes_any_environment(tmp_path: Path) -> None:
 
 def test_custom_objective_trains() -> None:
     assert "MutedFailures on CartPole-v1, 1000 steps: return" in run("custom_objective.py", "--timesteps", "1000")
+
+
+def test_distributed_trains() -> None:
+    pytest.importorskip("ray")
+    assert "DG on CartPole-v1 with two actors, 600 steps: return" in run("distributed.py", "--timesteps", "600")

@@ -1,5 +1,6 @@
 """MinAtar's ids, its network, and what both refuse."""
 
+import subprocess
 import sys
 
 import gymnasium as gym
@@ -45,10 +46,12 @@ def test_a_seeded_reset_repeats_an_episode_whatever_went_before() -> None:
     np.testing.assert_array_equal(episode(first_action=0), episode(first_action=2))
 
 
-def test_registering_twice_changes_nothing() -> None:
-    before = dict(gym.registry)
-    minatar.register()
-    assert gym.registry == before
+def test_every_game_is_registered_with_the_package() -> None:
+    """In a process of its own, which has imported nothing but ``sb3_delight``."""
+    code = "import gymnasium, sb3_delight; print(*sorted(name for name in gymnasium.registry if 'MinAtar' in name))"
+    names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    games = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
+    assert names == [f"MinAtar/{game}-v{version}" for game in games for version in (0, 1)]
 
 
 def test_the_network_has_the_size_of_the_paper_and_reads_channels_last() -> None:

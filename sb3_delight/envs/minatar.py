@@ -2,8 +2,8 @@
 
 The games are those of the package ``MinAtar`` (Young and Tian, 2019, arXiv 1903.03176), under its own ids: ``-v1`` with
 the actions a game uses, ``-v0`` with all six. Its defaults hold: one action in ten is replaced by the one before it
-(``sticky_action_prob``), games grow harder (``difficulty_ramping``), and no time limit. Importing this module registers
-them; the package itself is needed only to make one: ``pip install "sb3_delight[minatar]"``.
+(``sticky_action_prob``), games grow harder (``difficulty_ramping``), and no time limit. The package itself is needed
+only to make one: ``pip install "sb3_delight[minatar]"``.
 """
 
 from typing import Any
@@ -15,10 +15,9 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from sb3_delight.arguments import is_whole, require
+from sb3_delight.envs import MINATAR_GAMES
 
-__all__ = ["GAMES", "MinAtarCNN", "make", "register"]
-
-GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
+__all__ = ["MinAtarCNN", "make"]
 
 
 class MinAtarCNN(BaseFeaturesExtractor):
@@ -66,28 +65,15 @@ class _SeededReset(gym.Wrapper[Any, Any, Any, Any]):
 def make(game: str, **kwargs: Any) -> gym.Env[Any, Any]:
     """What the registered ids make.
 
-    :param game: one of ``GAMES``
+    :param game: one of :data:`~sb3_delight.envs.MINATAR_GAMES`
     :param kwargs: ``use_minimal_action_set``, ``sticky_action_prob`` (default .1), ``difficulty_ramping`` (default
         true), ``render_mode``
     :return: an environment with boolean observations ``[10, 10, channels]``
     :raises ImportError: if MinAtar is not installed; it says how to get it
     """
-    require(game in GAMES, "game", game, f"one of {list(GAMES)}")
+    require(game in MINATAR_GAMES, "game", game, f"one of {list(MINATAR_GAMES)}")
     try:
         from minatar.gym import BaseEnv
     except ImportError as error:
         raise ImportError('MinAtar is not installed: pip install "sb3_delight[minatar]"') from error
     return _SeededReset(BaseEnv(game=game, **kwargs))
-
-
-def register() -> None:
-    """Make ``MinAtar/Breakout-v1`` and its kin known to Gymnasium, unless they are (``minatar.gym.register_envs``)."""
-    for game in GAMES:
-        for version, minimal in ((0, False), (1, True)):
-            name = f"MinAtar/{game.title().replace('_', '')}-v{version}"
-            if name not in gym.registry:
-                arguments = {"game": game, "use_minimal_action_set": minimal}
-                gym.register(name, entry_point=f"{__name__}:make", kwargs=arguments)
-
-
-register()

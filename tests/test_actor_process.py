@@ -1,0 +1,112 @@
+"""What runs in an actor's process, here without an engine around it."""
+
+import threading
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_delight import DG
+from sb3_delight.actor_process import ActorProcess, pack_weights, unpack_rollout
+from sb3_delight.actors import ActorSpec
+from sb3_delight.rollouts import Weights
+
+
+@pytest.fixture
+def model() -> DG:
+    return DG("MlpPolicy", make_vec_env("CartPole-v1", 2), n_steps=4, seed=0, device="cpu")
+
+
+def packed_weights(model: DG, bias: float = 0.0) -> Weights:
+    policy = {name: tensor.detach().clone() for name, tensor in model.policy.state_dict().items()}
+    policy["value_net.bias"].fill_(bias)
+    return pack_weights(Weights(policy, {}))
+
+
+def process(model: DG, store: dict[str, Weights]) -> tuple[ActorProcess, list[str]]:
+    fetched: list[str] = []
+
+    def fetch(reference: str) -> Weights:
+        fetched.append(reference)
+        return store[reference]
+
+    return ActorProcess(ActorSpec.of(model), (0, 0), fetch), fetched
+
+
+def collect(actor: ActorProcess, reference: str, version: int) -> Any:
+    packed = actor.collect([reference], version)
+    assert packed is not None
+    return unpack_rollout(packed)
+
+
+def test_the_newest_weights_act_and_are_fetched_once(model: DG) -> None:
+    store = {name: packed_weights(model, bias) for name, bias in (("a", 0.0), ("b", 100.0), ("c", 200.0))}
+    actor, fetched = process(model, store)
+    actor.publish(["b"], 5)
+    rollouts = [collect(actor, "a", 3), collect(actor, "b", 5), collect(actor, "c", 6)]
+    assert fetched == ["b", "c"]
+    assert [rollout.version for rollout in rollouts] == [5, 5, 6]
+    assert [round(float(rollout.values.mean()), -2) for rollout in rollouts] == [100, 100, 200]
+
+
+def test_a_rollout_is_packed_and_unpacked_whole(model: DG) -> None:
+    actor, _ = process(model, {"a": packed_weights(model)})
+    packed = actor.collect(["a"], 0)
+    assert packed is not None
+    for array in vars(packed[0]).values():
+        if isinstance(array, np.ndarray):
+            array.flags.writeable = False  # as in an engine's memory
+    rollout = unpack_rollout(packed)
+    assert [len(row) for row in rollout.infos] == [2] * 4
+    for name, array in vars(rollout).items():
+        if isinstance(array, np.ndarray):
+            assert array.flags.writeable, name
+            np.testing.assert_array_equal(array, getattr(packed[0], name))
+
+
+def test_tensors_survive_packing(model: DG) -> None:
+    weights = packed_weights(model)
+    for name, tensor in model.policy.state_dict().items():
+        if name != "value_net.bias":
+            np.testing.assert_array_equal(weights.policy[name], tensor)
+
+
+def test_stopped_it_collects_no_more_and_closes_the_environment(model: DG) -> None:
+    closed = []
+
+    class Closes(gym.Wrapper[Any, Any, Any, Any]):
+        def close(self) -> None:
+            closed.append(True)
+
+    spec = ActorSpec.of(model, lambda: Closes(gym.make("CartPole-v1")))
+    actor = ActorProcess(spec, (0, 0), lambda reference: packed_weights(model))
+    actor.close()  # before there is anything to close
+    collect(actor, "a", 0)
+    actor.stop()
+    assert actor.collect(["a"], 1) is None
+    actor.close()
+    assert closed == [True, True]
+
+
+def test_another_thread_sees_where_it_hangs(model: DG) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Hangs(gym.Wrapper[Any, Any, Any, Any]):
+        def step(self, action: Any) -> Any:
+            inside.set()
+            assert go_on.wait(60)
+            return self.env.step(action)
+
+    spec = ActorSpec.of(model, lambda: Hangs(gym.make("CartPole-v1")))
+    actor = ActorProcess(spec, (0, 0), lambda reference: packed_weights(model))
+    assert actor.stack() == ""
+    thread = threading.Thread(target=actor.collect, args=(["a"], 0))
+    thread.start()
+    assert inside.wait(60)
+    assert "go_on.wait(60)" in actor.stack()
+    go_on.set()
+    thread.join(60)
+    assert torch.get_num_threads() == 1
