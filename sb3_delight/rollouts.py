@@ -94,7 +94,7 @@ class Intake:
     def __init__(self, pool: ActorPool, algorithm: OnPolicyAlgorithm) -> None:
         pool.start(algorithm)
         self.pool = pool
-        self._since, self._idle, self._steps = 0.0, 0.0, 0  # clocks begin with the first rollout: actors had to start
+        self._timed_from, self._idle, self._steps = 0.0, 0.0, 0  # clocks begin with the first rollout: actors had to start
 
     def collect_rollout(self, algorithm: OnPolicyAlgorithm, callback: BaseCallback) -> bool:
         """As ``OnPolicyAlgorithm.collect_rollouts``.
@@ -108,11 +108,11 @@ class Intake:
         before = perf_counter()
         rollout = self.pool.collect()
         now = perf_counter()
-        if self._since:
+        if self._timed_from:
             self._idle += now - before
             self._steps += rollout.rewards.size
         else:
-            self._since = now
+            self._timed_from = now
         self._log(algorithm, rollout)
         merge_statistics(algorithm.get_vec_normalize_env(), rollout.increments)
         return replay(rollout, algorithm, callback)
@@ -120,7 +120,7 @@ class Intake:
     def _log(self, algorithm: OnPolicyAlgorithm, rollout: Rollout) -> None:
         figures = dict(self.pool.statistics())
         if self._steps:
-            elapsed = perf_counter() - self._since
+            elapsed = perf_counter() - self._timed_from
             figures |= {"env_steps_per_second": self._steps / elapsed, "learner_idle_share": self._idle / elapsed}
         algorithm.logger.record_mean("actors/staleness", algorithm._n_updates - rollout.version)
         for name, value in figures.items():
