@@ -94,7 +94,8 @@ class Intake:
     def __init__(self, pool: ActorPool, algorithm: OnPolicyAlgorithm) -> None:
         pool.start(algorithm)
         self.pool = pool
-        self._timed_from, self._idle, self._steps = 0.0, 0.0, 0  # clocks begin with the first rollout: actors had to start
+        # Clocks begin with the first rollout: actors had to start.
+        self._timed_from, self._idle, self._steps = 0.0, 0.0, 0
 
     def collect_rollout(self, algorithm: OnPolicyAlgorithm, callback: BaseCallback) -> bool:
         """As ``OnPolicyAlgorithm.collect_rollouts``.
