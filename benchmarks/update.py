@@ -206,15 +206,16 @@ def print_table(table: dict[str, dict[str, dict[str, Any]]]) -> None:
 def draw(table: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
     """One panel a workload: speed of the update relative to each arm's reference."""
     figure, panels = plt.subplots(1, len(table), figsize=(3.4 * len(table), 7), sharey=True, squeeze=False)
+    names = [arm for arm in reversed(ARMS) if arm != ARMS[arm][0] and any(arm in arms for arms in table.values())]
     for axes, (workload, arms) in zip(panels[0], table.items(), strict=True):
-        names = [arm for arm in reversed(ARMS) if arm in arms and arm != arms[arm]["reference"]]
+        timed = [arm for arm in names if arm in arms]  # not every workload need have every arm
         for phase, offset, colour in (("update_seconds", 0.2, "tab:blue"), ("loop_seconds", -0.2, "tab:orange")):
-            low, middle, high = np.array([arms[arm][phase] for arm in names]).T
-            positions = np.arange(len(names)) + offset
+            low, middle, high = np.array([arms[arm][phase] for arm in timed]).T
+            positions = np.array([names.index(arm) for arm in timed]) + offset
             spread = [middle - low, high - middle]
             axes.barh(positions, middle, 0.4, xerr=spread, color=colour, label=phase.split("_")[0])
         axes.axvline(1, color="black", linewidth=0.8)
-        axes.set_yticks(np.arange(len(names)), [f"{arm} / {arms[arm]['reference']}" for arm in names])
+        axes.set_yticks(np.arange(len(names)), [f"{arm} / {ARMS[arm][0]}" for arm in names])
         axes.set(title=workload, xlabel="times the reference's speed")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="upper left")
     figure.tight_layout()
