@@ -230,7 +230,7 @@ def test_variance_across_the_gradient_as_theory_has_it(right: float) -> None:
     row = bandit.variance(bandit.Config(arms=100, right=right), np.random.default_rng(0))
     assert row["measured"] == pytest.approx(row["theory"], rel=0.01)
     hard = bandit.variance(bandit.Config(method="kondo", right=right), np.random.default_rng(0))
-    assert hard["measured"] < 1e-9  # rounding, relative to PG's small noise
+    assert hard["measured"] < 1e-7  # rounding, relative to the small noise of PG
 
 
 def test_drift_on_the_gambling_bandit() -> None:
