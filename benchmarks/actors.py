@@ -13,11 +13,9 @@ import argparse
 import csv
 import logging
 import os
-import platform
 import random
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from tqdm import tqdm
 
+from benchmarks.records import append_rows, provenance
 from sb3_delight import DG
 from sb3_delight.actors import ActorPool, LocalActors
 from sb3_delight.ray_actors import RayActors
@@ -106,28 +105,16 @@ def run(repeats: int, rollouts: int, width: int, path: Path) -> None:
     """Append ``repeats`` rows for every workload and arm."""
     fair: Any = {"_system_config": {"worker_niceness": 0}}  # Ray's 15 would starve actors wherever anything else runs
     ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **fair)
-    common = {
-        "run": time.strftime("%Y-%m-%dT%H:%M:%S"),
-        "machine": f"{platform.machine()} {os.cpu_count()} cores",
-        "threads": torch.get_num_threads(),
-        **{package: version(package.replace("_", "-")) for package in PACKAGES},
-    }
-    new = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    common = provenance(PACKAGES)
     cells = [(workload, arm) for workload in COLOURS for arm in ARMS]
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if new:
-            writer.writeheader()
-        for repeat in tqdm(range(repeats), desc="repeats"):
-            rows = []
-            for workload, arm in random.sample(cells, len(cells)):
-                figures = measure(workload, arm, rollouts, width)
-                written = {name: f"{value:.4g}" for name, value in figures.items()}
-                place = {"workload": workload, "arm": arm, "repeat": repeat, "load": f"{os.getloadavg()[0]:.1f}"}
-                rows.append({**common, **place, **written})
-            writer.writerows(rows)  # whole repeats only: a ratio needs its partner
-            file.flush()
+    for repeat in tqdm(range(repeats), desc="repeats"):
+        rows = []
+        for workload, arm in random.sample(cells, len(cells)):
+            figures = measure(workload, arm, rollouts, width)
+            written = {name: f"{value:.4g}" for name, value in figures.items()}
+            place = {"workload": workload, "arm": arm, "repeat": repeat, "load": f"{os.getloadavg()[0]:.1f}"}
+            rows.append({**common, **place, **written})
+        append_rows(path, COLUMNS, rows)  # whole repeats only: a ratio needs its partner
     ray.shutdown()
 
 

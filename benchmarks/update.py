@@ -14,14 +14,12 @@ import concurrent.futures
 import csv
 import ctypes
 import multiprocessing
-import os
 import platform
 import random
 import resource
 import time
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from tqdm import tqdm
 
+from benchmarks.records import append_rows, provenance
 from benchmarks.workloads import ARMS, WORKLOADS
 
 RESULTS = Path(__file__).parent / "results"
@@ -144,28 +143,18 @@ def measure(workload: str, arms: list[str], repeats: int, device: str, path: Pat
     costs = {arm: {**count(model, device), "peak_mib": peak_memory(model, device)} for arm, model in models.items()}
     keep_memory()  # not before: the peak is seen by what the process asks of the kernel
     common = {
-        "run": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        **provenance(("torch", "stable_baselines3", "sb3_delight")),
         "workload": workload,
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "machine": f"{platform.machine()} {os.cpu_count()} cores",
-        "threads": torch.get_num_threads(),
-        **{package: version(package.replace("_", "-")) for package in ("torch", "stable_baselines3", "sb3_delight")},
     }
-    new = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        if new:
-            writer.writeheader()
-        for repeat in tqdm(range(repeats), desc=f"{workload}: repeats"):
-            rows = []
-            for arm in random.sample(list(models), len(models)):
-                update = seconds(models[arm].train, device)
-                loop = seconds(lambda arm=arm: one_iteration(models[arm]), device)  # type: ignore[misc]
-                times = {"update_seconds": f"{update:.6f}", "loop_seconds": f"{loop:.6f}"}
-                rows.append({**common, "arm": arm, "reference": ARMS[arm][0], "repeat": repeat, **times, **costs[arm]})
-            writer.writerows(rows)  # whole repeats only: a ratio needs its partner
-            file.flush()
+    for repeat in tqdm(range(repeats), desc=f"{workload}: repeats"):
+        rows = []
+        for arm in random.sample(list(models), len(models)):
+            update = seconds(models[arm].train, device)
+            loop = seconds(lambda arm=arm: one_iteration(models[arm]), device)  # type: ignore[misc]
+            times = {"update_seconds": f"{update:.6f}", "loop_seconds": f"{loop:.6f}"}
+            rows.append({**common, "arm": arm, "reference": ARMS[arm][0], "repeat": repeat, **times, **costs[arm]})
+        append_rows(path, COLUMNS, rows)  # whole repeats only: a ratio needs its partner
 
 
 def ratios(path: Path) -> dict[str, dict[str, dict[str, Any]]]:

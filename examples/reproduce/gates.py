@@ -84,18 +84,7 @@ def make_model(config: Config, env: VecEnv, seed: int) -> PolicyGradient:
 
 
 def run(config: Config, seeds: list[int]) -> list[Row]:
-    rows: list[Row] = []
-    for seed in seeds:
-        rows += training.train(
-            lambda env, seed: make_model(config, env, seed),
-            config.env,
-            seed,
-            config.updates,
-            n_envs=config.n_envs,
-            evaluations=config.evaluations,
-            normalize=config.normalize_env,
-        )
-    return rows
+    return training.run(make_model, config, seeds, evaluations=config.evaluations)
 
 
 # --- figures --------------------------------------------------------------------------------------------------------

@@ -64,20 +64,7 @@ def surprisal(model: PolicyGradient) -> Row:
 
 def run(config: Config, seeds: list[int]) -> list[Row]:
     """Return of the last 30 training episodes (sampled actions) and of 10 evaluation episodes (deterministic ones)."""
-    rows: list[Row] = []
-    for seed in seeds:
-        rows += training.train(
-            lambda env, seed: make_model(config, env, seed),
-            config.env,
-            seed,
-            config.updates,
-            n_envs=config.n_envs,
-            evaluations=1,
-            evaluation_envs=1,
-            normalize=config.normalize_env,
-            measure=surprisal,
-        )
-    return rows
+    return training.run(make_model, config, seeds, evaluations=1, evaluation_envs=1, measure=surprisal)
 
 
 def default(runs: Runs) -> Figure:

@@ -4,6 +4,7 @@ What a row counts is what the training cost up to there: environment steps, rows
 one core. Evaluation costs nothing: its seconds are not counted, and it draws from no generator that training uses.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -31,6 +32,24 @@ METRICS = (
 )
 PACKAGES = ("stable-baselines3", "gymnasium", "mujoco", "MinAtar")  # what a score depends on, besides torch and numpy
 MakeModel = Callable[[VecEnv, int], OnPolicyAlgorithm]
+
+
+def run(
+    make_model: Callable[[Any, VecEnv, int], OnPolicyAlgorithm], config: Any, seeds: list[int], **options: Any
+) -> list[Row]:
+    """Rows of some seeds of a config, one run after the other: what a script's ``Experiment.run`` does.
+
+    :param make_model: ``(config, env, seed) -> algorithm``
+    :param config: with fields env, updates (environment steps), n_envs and normalize_env
+    :param seeds: to run
+    :param options: further arguments of :func:`train`
+    """
+    rows: list[Row] = []
+    for seed in seeds:
+        make = functools.partial(make_model, config)
+        size: dict[str, Any] = {"n_envs": config.n_envs, "normalize": config.normalize_env}
+        rows += train(make, config.env, seed, config.updates, **size, **options)
+    return rows
 
 
 def train(
