@@ -3,7 +3,8 @@
     python -m benchmarks.update [--workloads mlp64 cnn_shared ...] [--arms "baselines.PPO" ...] [--repeats 7]
         [--device cpu|cuda] [--plot-only]
 
-Every repeat times every arm once, in a new order, so that a busy machine slows all alike; ratios are of one repeat.
+Every repeat times every arm once, in a new order, and its reference just before or just after it: a busy machine slows
+both, and a ratio is of such a pair.
 On a CPU the time is that of the process, not the wall's, and freed memory is kept (:func:`keep_memory`). Rows go to
 ``benchmarks/results/update_<device>.csv`` as they are measured. A gate that took fewer optimiser steps would be another
 algorithm: here every arm takes the steps of its reference, and only rows differ.
@@ -38,7 +39,8 @@ from benchmarks.workloads import ARMS, WORKLOADS
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = [
-    "run", "workload", "arm", "reference", "repeat", "update_seconds", "loop_seconds", "rows_forward", "gradient_steps",
+    "run", "workload", "arm", "reference", "repeat", "update_seconds", "loop_seconds",
+    "reference_update_seconds", "reference_loop_seconds", "rows_forward", "gradient_steps",
     "peak_mib", "host_reads", "device", "machine", "threads", "torch", "stable_baselines3", "sb3_delight",
 ]  # fmt: skip
 
@@ -149,12 +151,22 @@ def measure(workload: str, arms: list[str], repeats: int, device: str, path: Pat
     }
     for repeat in tqdm(range(repeats), desc=f"{workload}: repeats"):
         rows = []
-        for arm in random.sample(list(models), len(models)):
-            update = seconds(models[arm].train, device)
-            loop = seconds(lambda arm=arm: one_iteration(models[arm]), device)  # type: ignore[misc]
-            times = {"update_seconds": f"{update:.6f}", "loop_seconds": f"{loop:.6f}"}
-            rows.append({**common, "arm": arm, "reference": ARMS[arm][0], "repeat": repeat, **times, **costs[arm]})
-        append_rows(path, COLUMNS, rows)  # whole repeats only: a ratio needs its partner
+        for arm in random.sample(wanted, len(wanted)):
+            reference = ARMS[arm][0]
+            pair = random.sample(list({arm, reference}), len({arm, reference}))
+            timed = {each: time_both(models[each], device) for each in pair}
+            times = {**timed[arm], **{f"reference_{phase}": value for phase, value in timed[reference].items()}}
+            written = {phase: f"{value:.6f}" for phase, value in times.items()}
+            rows.append({**common, "arm": arm, "reference": reference, "repeat": repeat, **written, **costs[arm]})
+        append_rows(path, COLUMNS, rows)
+
+
+def time_both(model: OnPolicyAlgorithm, device: str) -> dict[str, float]:
+    """Of one update on the rollout that is there, and of collecting and training on another."""
+    return {
+        "update_seconds": seconds(model.train, device),
+        "loop_seconds": seconds(lambda: one_iteration(model), device),
+    }
 
 
 def ratios(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
@@ -165,13 +177,11 @@ def ratios(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
     for workload in WORKLOADS:
         runs = [row for row in rows if row["workload"] == workload]
         runs = [row for row in runs if row["run"] == max(row["run"] for row in runs)]
-        by_key = {(row["repeat"], row["arm"]): row for row in runs}
         for arm in dict.fromkeys(row["arm"] for row in runs):
             mine = [row for row in runs if row["arm"] == arm]
             entry: dict[str, Any] = {key: float(mine[0][key]) for key in ("rows_forward", "gradient_steps", "peak_mib")}
             for phase in ("update_seconds", "loop_seconds"):
-                pairs = [(by_key[row["repeat"], row["reference"]], row) for row in mine]
-                paired = [float(reference[phase]) / float(row[phase]) for reference, row in pairs]
+                paired = [float(row[f"reference_{phase}"]) / float(row[phase]) for row in mine]
                 entry[phase] = np.quantile(paired, [0.25, 0.5, 0.75]).round(2).tolist()
             entry["reference"] = mine[0]["reference"]
             table.setdefault(workload, {})[arm] = entry

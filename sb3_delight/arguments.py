@@ -24,9 +24,9 @@ def number(value: Any) -> float:
     return float(value) if isinstance(value, int | float | np.number) and not isinstance(value, bool) else math.nan
 
 
-def is_whole(value: Any) -> bool:
-    """Whether the value is a whole number, 1 or more."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
+def is_whole(value: Any, least: int = 1) -> bool:
+    """Whether the value is a whole number, ``least`` or more."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
 
 
 def as_schedule(name: str, value: float | str | Schedule) -> FloatSchedule:

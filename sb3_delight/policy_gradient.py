@@ -62,6 +62,8 @@ class PolicyGradient(OnPolicyAlgorithm):
     :param batch_size: rows of one gradient step; ``None``, or more than there are, is the whole rollout
     :param n_epochs: passes over a rollout. Above 1 the data grows stale between gradient steps: PPO's clip is made for
         that, the plain and the delightful weight are not (four passes made DG diverge), so leave it at 1 for those.
+    :param extra_critic_epochs: further passes over a rollout for the critic alone, after those. A better critic makes
+        less noisy advantages; a shared feature extractor, and so the policy, moves with it.
     :param gamma: discount
     :param gae_lambda: 1 is the Monte-Carlo advantage (more variance), 0 the one-step one (more bias)
     :param ent_coef: weight of the entropy bonus, a mean over the rows that the actor pays for. The delightful weight
@@ -103,6 +105,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         n_steps: int = 32,
         batch_size: int | None = None,
         n_epochs: int = 1,
+        extra_critic_epochs: int = 0,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
         ent_coef: float = 0.0,
@@ -154,6 +157,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         )
         self.batch_size = batch_size
         self.n_epochs = n_epochs
+        self.extra_critic_epochs = extra_critic_epochs
         self.advantage_scaling = advantage_scaling
         self.surprisal_clip = surprisal_clip
         self.actors = actors
@@ -174,6 +178,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         """Also reached by ``load(path, argument=...)``."""
         for name in ("n_steps", "n_epochs"):
             require(is_whole(getattr(self, name)), name, getattr(self, name), "a whole number, 1 or more")
+        extra = self.extra_critic_epochs
+        require(is_whole(extra, least=0), "extra_critic_epochs", extra, "a whole number, 0 or more")
         schedule = as_schedule("learning_rate", self.learning_rate)
         if isinstance(self.learning_rate, str):
             self.learning_rate = schedule
@@ -257,8 +263,9 @@ class PolicyGradient(OnPolicyAlgorithm):
             scaled = rollout._replace(advantages=self._scale_advantages(rollout.advantages))
             kept = self._select(scaled)
             n_critic = self._critic_row_count(n_rows)
-            for _ in range(self.n_epochs):
-                for rows in deal_rows(n_rows, self.batch_size, kept, n_critic, self.device):
+            none = torch.empty(0, dtype=torch.long, device=self.device)
+            for actor_rows in [kept] * self.n_epochs + [none] * self.extra_critic_epochs:
+                for rows in deal_rows(n_rows, self.batch_size, actor_rows, n_critic, self.device):
                     self._gradient_step(rollout, rows)
         self._last_update = (scaled, kept)
         self._log_update(scaled, n_rows if kept is None else len(kept))

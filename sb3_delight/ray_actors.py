@@ -100,7 +100,7 @@ class RayActors:
             require(is_whole(value), name, value, "a whole number, 1 or more")
         for name, count in (("max_staleness", max_staleness), ("max_restarts", max_restarts)):
             free = count is None and name == "max_staleness"
-            require(free or is_whole(count) or number(count) == 0, name, count, "a whole number, 0 or more")
+            require(free or is_whole(count, least=0), name, count, "a whole number, 0 or more")
         require(number(timeout) > 0, "timeout", timeout, "positive, in seconds")
         require(address is None or isinstance(address, str), "address", address, "of a Ray cluster, or None")
         require(ray_init is None or isinstance(ray_init, Mapping), "ray_init", ray_init, "a dict or None")

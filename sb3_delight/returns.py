@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["explained_variance", "gae"]
+__all__ = ["explained_variance", "gae", "vtrace"]
 
 
 @torch.no_grad()
@@ -34,6 +34,55 @@ def gae(
     :return: advantages and returns (advantages + values), both ``[T, N]``
     :raises ValueError: if the shapes do not fit
     """
+    _check_rollout(rewards, values, episode_starts, last_values, last_dones)
+    deltas, decays = _deltas(rewards, values, episode_starts, last_values, last_dones, gamma, gae_lambda)
+    advantages = torch.empty_like(deltas)
+    running = torch.zeros_like(last_values)
+    # One multiply and one add a step: everything that does not recur is done above, for all steps at once.
+    for delta, decay, advantage in reversed(list(zip(deltas, decays, advantages, strict=True))):
+        running = torch.add(delta, decay * running, out=advantage)
+    return advantages, advantages + values
+
+
+@torch.no_grad()
+def vtrace(
+    rewards: Tensor,
+    values: Tensor,
+    episode_starts: Tensor,
+    last_values: Tensor,
+    last_dones: Tensor,
+    gamma: float,
+    gae_lambda: float,
+    log_ratio: Tensor,
+) -> tuple[Tensor, Tensor]:
+    r"""V-trace (Espeholt et al., 2018) for rollouts of an older policy; GAE where the ratios are 1.
+
+    .. math:: v_t = V_t + \rho_t \delta_t + \gamma \lambda \rho_t (v_{t+1} - V_{t+1}), \qquad
+        A_t = \delta_t + \gamma \lambda (v_{t+1} - V_{t+1}), \qquad \rho_t = \min(1, \pi_t / \mu_t)
+
+    with :math:`\delta_t` and the ends of episodes as in :func:`gae`. The advantage's own :math:`\rho_t` is left to the
+    weight of the row: the importance weight has it, the delightful one needs none.
+
+    :param log_ratio: log-probability of each action under the policy being trained less that under the one that acted,
+        ``[T, N]``
+    :return: advantages A and value targets v, both ``[T, N]``; all other parameters are those of :func:`gae`
+    :raises ValueError: if the shapes do not fit
+    """
+    _check_rollout(rewards, values, episode_starts, last_values, last_dones)
+    if log_ratio.shape != rewards.shape:
+        raise ValueError(f"log_ratio must be [T, N] = {list(rewards.shape)}, got {tuple(log_ratio.shape)}")
+    deltas, decays = _deltas(rewards, values, episode_starts, last_values, last_dones, gamma, gae_lambda)
+    ratio = log_ratio.exp().clamp(max=1)
+    advantages = torch.empty_like(deltas)
+    correction = torch.zeros_like(last_values)  # v - V of the step after
+    for delta, decay, rho, advantage in reversed(list(zip(deltas, decays, ratio, advantages, strict=True))):
+        correction = rho * torch.add(delta, decay * correction, out=advantage)
+    return advantages, values + ratio * advantages
+
+
+def _check_rollout(
+    rewards: Tensor, values: Tensor, episode_starts: Tensor, last_values: Tensor, last_dones: Tensor
+) -> None:
     if not rewards.ndim == 2 or not rewards.shape == values.shape == episode_starts.shape:
         raise ValueError(
             "rewards, values and episode_starts must share one shape [T, N], got "
@@ -44,16 +93,21 @@ def gae(
             f"last_values and last_dones must be [N] = {list(rewards.shape[1:])}, got "
             f"{tuple(last_values.shape)} and {tuple(last_dones.shape)}"
         )
+
+
+def _deltas(
+    rewards: Tensor,
+    values: Tensor,
+    episode_starts: Tensor,
+    last_values: Tensor,
+    last_dones: Tensor,
+    gamma: float,
+    gae_lambda: float,
+) -> tuple[Tensor, Tensor]:
+    """One-step errors, and what of the next step's sum enters each; both ``[T, N]``."""
     next_values = torch.cat([values[1:], last_values[None]])
     continues = 1.0 - torch.cat([episode_starts[1:], last_dones[None]])
-    deltas = rewards + gamma * next_values * continues - values
-    decays = (gamma * gae_lambda) * continues
-    advantages = torch.empty_like(deltas)
-    running = torch.zeros_like(last_values)
-    # One multiply and one add a step: everything that does not recur is done above, for all steps at once.
-    for delta, decay, advantage in reversed(list(zip(deltas, decays, advantages, strict=True))):
-        running = torch.add(delta, decay * running, out=advantage)
-    return advantages, advantages + values
+    return rewards + gamma * next_values * continues - values, (gamma * gae_lambda) * continues
 
 
 @torch.no_grad()

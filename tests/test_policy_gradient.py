@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_delight import DG, KondoDG, PolicyGradient
 from sb3_delight.baselines import PPO, ImportanceWeightedPG, ScaledPO
+from sb3_delight.buffers import flat_rollout
 
 ALGORITHMS: list[type[PolicyGradient]] = [PolicyGradient, DG, KondoDG, ImportanceWeightedPG, PPO, ScaledPO]
 
@@ -42,6 +43,8 @@ def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
         (PolicyGradient, "n_steps", 0),
         (PolicyGradient, "n_steps", 2.5),
         (PolicyGradient, "n_epochs", 0),
+        (PolicyGradient, "extra_critic_epochs", -1),
+        (PolicyGradient, "extra_critic_epochs", 0.5),
         (PolicyGradient, "batch_size", 0),
         (PolicyGradient, "learning_rate", "fast"),
         (PolicyGradient, "learning_rate", float("nan")),
@@ -311,6 +314,23 @@ def test_learn_needs_no_argument(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make().learn(callback=Stop())
     assert model._total_timesteps == 1_000_000
     assert model.num_timesteps == 40
+
+
+@pytest.mark.parametrize(("batch_size", "gate"), [(None, {}), (8, {}), (None, {"gate_rate": 0.25, "critic_rate": 0.5})])
+def test_extra_critic_epochs_train_the_critic_alone(batch_size: int | None, gate: dict[str, float]) -> None:
+    cls = KondoDG if gate else DG
+    plain, extra = (make(cls, batch_size=batch_size, extra_critic_epochs=n, **gate).learn(16) for n in (0, 3))
+    pairs = zip(plain.policy.named_parameters(), extra.policy.named_parameters(), strict=True)
+    moved = {name: not torch.equal(one, other) for (name, one), (_, other) in pairs}
+    assert not any(differs for name, differs in moved.items() if "policy_net" in name or "action_net" in name)
+    assert all(differs for name, differs in moved.items() if "value_net" in name)
+    assert extra.actor_rows == plain.actor_rows
+    assert extra.critic_rows == 4 * plain.critic_rows
+    assert extra._n_updates == 4 * plain._n_updates
+    rollout = flat_rollout(extra.rollout_buffer)
+    values = [model.policy.predict_values(rollout.observations).flatten() for model in (plain, extra)]
+    errors = [(value - rollout.returns).square().mean() for value in values]
+    assert errors[1] < errors[0]
 
 
 def test_batch_size_and_epochs_set_the_number_of_steps() -> None:

@@ -11,7 +11,7 @@ from stable_baselines3.common.utils import explained_variance as stock_explained
 from torch import Tensor
 from torch.testing import assert_close
 
-from sb3_delight.returns import explained_variance, gae
+from sb3_delight.returns import explained_variance, gae, vtrace
 
 Rollout = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -65,6 +65,59 @@ def one_step_errors(rollout: Rollout, gamma: float) -> tuple[Tensor, Tensor]:
     rewards, values, starts, last_values, last_dones = (part.double() for part in rollout)
     continues = 1 - torch.vstack([starts[1:], last_dones])
     return rewards + gamma * continues * torch.vstack([values[1:], last_values]) - values, continues
+
+
+@by_rollout
+@by_lambda
+def test_vtrace_of_the_acting_policy_is_gae(rollout: Rollout, gae_lambda: float) -> None:
+    for one, other in zip(
+        vtrace(*rollout, 0.9, gae_lambda, torch.zeros_like(rollout[0])), gae(*rollout, 0.9, gae_lambda), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+@by_rollout
+@by_lambda
+def test_vtrace_is_its_definition(rollout: Rollout, gae_lambda: float) -> None:
+    """Sums over the future, each term with the product of the ratios up to it (Espeholt et al., 2018, eq. 1)."""
+    rewards, values, starts, last_values, last_dones = rollout
+    n_steps, n_envs = rewards.shape
+    log_ratio = torch.randn((n_steps, n_envs), generator=torch.Generator().manual_seed(2))
+    advantages, targets = vtrace(*rollout, 0.9, gae_lambda, log_ratio)
+    rho = log_ratio.double().exp().clamp(max=1)
+    next_values, ends = torch.cat([values[1:], last_values[None]]), torch.cat([starts[1:], last_dones[None]])
+    for env in range(n_envs):
+        for t in range(n_steps):
+            correction, trace = 0.0, 1.0
+            for s in range(t, n_steps):
+                delta = rewards[s, env] + 0.9 * (1 - ends[s, env]) * next_values[s, env] - values[s, env]
+                correction += trace * rho[s, env].item() * delta.item()
+                trace *= rho[s, env].item() * 0.9 * gae_lambda
+                if ends[s, env]:
+                    break
+            assert targets[t, env].item() == pytest.approx(values[t, env].item() + correction, rel=1e-4, abs=1e-4)
+            assert advantages[t, env].item() * rho[t, env].item() == pytest.approx(correction, rel=1e-4, abs=1e-4)
+
+
+def test_vtrace_learns_the_value_of_another_policy() -> None:
+    """A bandit of two arms, rewards 0 and 1, acted on evenly: the target's mean is the value of the policy trained."""
+    arms = torch.arange(10_000) % 2
+    policy = torch.tensor([0.7, 0.3])
+    nothing = torch.zeros(1, 10_000)
+    value = torch.full_like(nothing, 0.5)
+    for _ in range(200):  # targets move towards what they would be at the fixed point
+        log_ratio = (policy[arms] / policy.max()).log()[None]  # below 1: nothing is truncated
+        _, targets = vtrace(arms[None].float(), value, nothing, nothing[0], nothing[0] + 1, 0.9, 1.0, log_ratio)
+        value = torch.full_like(value, targets.mean())
+    assert value[0, 0].item() == pytest.approx(0.3, abs=1e-4)
+
+
+def test_vtrace_names_a_wrong_shape() -> None:
+    rollout = random_rollout(4, 2)
+    with pytest.raises(ValueError, match=r"log_ratio must be \[T, N\] = \[4, 2\], got \(4,\)"):
+        vtrace(*rollout, 0.9, 1.0, torch.zeros(4))
+    with pytest.raises(ValueError, match="must share one shape"):
+        vtrace(rollout[0][0], *rollout[1:], 0.9, 1.0, torch.zeros(4, 2))
 
 
 @by_rollout

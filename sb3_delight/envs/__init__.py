@@ -16,9 +16,14 @@ register("sb3_delight/ContextualBandit-v0", "sb3_delight.envs.bandit:ContextualB
 register("sb3_delight/Digits-v0", "sb3_delight.envs.digits:Digits")
 register("sb3_delight/TokenReversal-v0", "sb3_delight.envs.token_reversal:TokenReversal")
 
-for game in MINATAR_GAMES:
-    for version, minimal in ((0, False), (1, True)):
-        name = f"MinAtar/{game.title().replace('_', '')}-v{version}"
-        if name not in registry:  # the package may have registered it: minatar.gym.register_envs
-            arguments = {"game": game, "use_minimal_action_set": minimal}
-            register(name, "sb3_delight.envs.minatar:make", kwargs=arguments)
+
+def _register_minatar() -> None:
+    for game in MINATAR_GAMES:
+        for version, minimal in ((0, False), (1, True)):
+            name = f"MinAtar/{game.title().replace('_', '')}-v{version}"
+            if name not in registry:  # the package may have registered it: minatar.gym.register_envs
+                arguments = {"game": game, "use_minimal_action_set": minimal}
+                register(name, "sb3_delight.envs.minatar:make", kwargs=arguments)
+
+
+_register_minatar()

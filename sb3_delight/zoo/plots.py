@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from rliable import library, metrics
 from scipy.stats import trim_mean
 
-__all__ = ["REFERENCE_SCORES", "final_scores", "load_runs", "normalize", "plots"]
+__all__ = ["REFERENCE_SCORES", "aggregates", "final_scores", "load_runs", "normalize", "plots"]
 
 Array = npt.NDArray[np.float64]
 Runs = dict[tuple[str, str], tuple[Array, Array]]  # (algo, env) -> timesteps [T], mean return of each run [runs, T]
@@ -59,7 +59,7 @@ def plots(flags: list[str]) -> None:
     _save(_learning_curves(runs, estimate), output / "learning_curves.png")
     scores = final_scores(runs)
     if scores:
-        _save(_aggregates(scores, estimate), output / "aggregates.png")
+        _save(aggregates(scores, options.bootstrap_samples), output / "aggregates.png")
     if len(scores) > 1:
         _save(_improvement(scores, estimate), output / "probability_of_improvement.png")
 
@@ -192,8 +192,13 @@ def _curve(returns: Array, estimate: _Estimator) -> tuple[Array, Array]:
     return points["curve"], intervals["curve"]
 
 
-def _aggregates(scores: dict[str, Array], estimate: _Estimator) -> Figure:
-    points, intervals = estimate(scores, _iqm)
+def aggregates(scores: dict[str, Array], bootstrap_samples: int = 2000) -> Figure:
+    """Interquartile mean over runs and environments of every algorithm, with its interval; printed too.
+
+    :param scores: of :func:`final_scores`
+    :param bootstrap_samples: of the interval
+    """
+    points, intervals = _Estimator(bootstrap_samples)(scores, _iqm)
     labels = {algo: (points[algo][0], *intervals[algo][:, 0]) for algo in scores}
     figure, axis = _bars(labels)
     axis.set(xlabel="interquartile mean of normalised scores (0: random, 1: a good on-policy agent)")

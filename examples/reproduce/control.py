@@ -1,0 +1,436 @@
+"""MuJoCo and MinAtar: DG and the Kondo gate beside PPO, A2C, TRPO and the plain policy gradient.
+
+    python examples/reproduce/control.py --figure levers [--seeds 5] [--workers 2] [--plot-only]
+    python examples/reproduce/control.py --figure HalfCheetah-v5
+
+``levers``: what might lift an on-policy method, one change at a time, for the policy gradient and for DG alike. Each
+environment has a figure: the plain policy gradient, DG and the gates with the same settings, beside methods of other
+packages with the best settings that their users publish. ``aggregate``: all environments of MuJoCo together.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import harness
+import numpy as np
+import torch
+import training
+import yaml
+from harness import Row, Runs
+from matplotlib.figure import Figure
+from sb3_contrib import TRPO
+from scipy.stats import trim_mean
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
+
+from sb3_delight import DG, KondoDG, PolicyGradient, objectives
+from sb3_delight.arguments import as_schedule
+from sb3_delight.baselines import PPO as ClippedPG
+from sb3_delight.baselines import ImportanceWeightedPG
+from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout
+from sb3_delight.envs.minatar import MinAtarCNN
+from sb3_delight.returns import vtrace
+from sb3_delight.zoo import plots
+
+ZOO_CONFIGS = Path(__file__).parents[2] / "zoo_configs"
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. Methods of other packages have settings of their own, see :func:`published`."""
+
+    env: str = "HalfCheetah-v5"
+    method: str = "dg"
+    updates: int = 1_000_000  # environment steps
+    evaluations: int = 20
+    n_envs: int = 8  # x n_steps = 256 rows an update, learning rate, temperature: those of temperature.py
+    n_steps: int = 32
+    batch_size: int | None = None
+    n_epochs: int = 1
+    extra_critic_epochs: int = 0
+    learning_rate: float | str = 1e-3
+    gamma: float = 0.99
+    ent_coef: float = 0.0
+    temperature: float = 10.0
+    surprisal_clip: float | None = 10.0
+    normalize_env: bool = True  # VecNormalize
+    clipped: bool = False  # by PPO's ratio
+    reuse: int = 0  # rollouts
+    excess: bool = False  # surprisal less the policy's entropy
+    clip_apart: bool = False  # the gradients of actor and critic, each to max_grad_norm
+    width: int = 64  # of two hidden layers
+    relu: bool = False
+    log_std_init: float = 0.0
+    use_sde: bool = False
+    cnn: bool = False  # MinAtarCNN, shared
+
+
+MUJOCO = {
+    task.env: task
+    for task in (
+        Config("HalfCheetah-v5"),
+        Config("Hopper-v5"),
+        Config("Walker2d-v5"),
+        Config("Ant-v5"),
+        Config("Swimmer-v5", gamma=0.9999),  # gamma: RL-Zoo's for PPO, here and below
+        Config("InvertedDoublePendulum-v5", gamma=0.98),
+        Config("Reacher-v5", gamma=0.9),
+    )
+}
+# As gates.py, which found them at one seed outside of its sweep.
+BREAKOUT = Config("MinAtar/Breakout-v1", updates=2_000_000, n_envs=32, n_steps=8, learning_rate=3e-3, cnn=True)
+MINATAR = {
+    env: replace(BREAKOUT, env=env, normalize_env=False)
+    for env in (f"MinAtar/{game}-v1" for game in ("Breakout", "SpaceInvaders", "Asterix", "Freeway"))
+}
+
+
+# --- methods --------------------------------------------------------------------------------------------------------
+
+
+class ClippedDG(ClippedPG):
+    """PPO's clip under DG's gate: several epochs over a rollout, which the gate alone does not bear."""
+
+    def __init__(self, *arguments: Any, temperature: float, **kwargs: Any) -> None:
+        self.temperature = temperature
+        super().__init__(*arguments, **kwargs)
+
+    def _weight(self, log_prob: torch.Tensor, batch: Samples) -> torch.Tensor:
+        gate = objectives.dg_weight(log_prob, batch.advantages, self.temperature, self.surprisal_clip)
+        return gate * super()._weight(log_prob, batch)
+
+
+class ExcessDG(DG):
+    """Surprisal less its mean, the entropy: what is left of a density's does not depend on the action's units."""
+
+    def _weight(self, log_prob: torch.Tensor, batch: Samples) -> torch.Tensor:
+        noise = torch.distributions.Normal(0.0, self.policy.log_std.detach().exp())
+        return super()._weight(log_prob + noise.entropy().sum(), batch)
+
+
+class Reusing(PolicyGradient):
+    """Trains on the last rollouts again before it trains on the new one: their values and advantages by V-trace."""
+
+    def __init__(self, *arguments: Any, reuse: int, **kwargs: Any) -> None:
+        self.reuse = reuse
+        super().__init__(*arguments, **kwargs)
+        self.past: deque[tuple[DeviceRolloutBuffer, torch.Tensor, torch.Tensor]] = deque(maxlen=reuse)
+
+    def train(self) -> None:
+        fresh: Any = self.rollout_buffer
+        for buffer, last_observation, last_dones in self.past:
+            self.correct(buffer, last_observation, last_dones)
+            self.rollout_buffer = buffer
+            super().train()
+        self.rollout_buffer = fresh
+        super().train()
+        end: Any = (self._last_obs, self._last_episode_starts)
+        self.past.append((fresh, *(torch.as_tensor(array, dtype=torch.float32) for array in end)))
+        self.rollout_buffer = DeviceRolloutBuffer(
+            self.n_steps, self.observation_space, self.action_space, "cpu", self.gae_lambda, self.gamma, self.n_envs
+        )
+
+    @torch.no_grad()
+    def correct(self, buffer: DeviceRolloutBuffer, last_observation: torch.Tensor, last_dones: torch.Tensor) -> None:
+        rollout = flat_rollout(buffer)
+        values, log_prob, _ = self.policy.evaluate_actions(rollout.observations, rollout.actions)
+        values, log_ratio = (flat.view(self.n_envs, -1).T for flat in (values, log_prob - rollout.old_log_prob))
+        last_values = self.policy.predict_values(last_observation).flatten()
+        buffer.values.copy_(values)
+        advantages, returns = vtrace(
+            buffer.rewards,
+            values,
+            buffer.episode_starts,
+            last_values,
+            last_dones,
+            self.gamma,
+            self.gae_lambda,
+            log_ratio,
+        )
+        buffer.advantages.copy_(advantages)
+        buffer.returns.copy_(returns)
+
+
+class ReusingDG(Reusing, DG):
+    """DG, which needs no ratios for the rows of older policies."""
+
+
+class ReusingPG(Reusing, ImportanceWeightedPG):
+    """The policy gradient with the ratios, truncated at 1, that rows of older policies need."""
+
+    def __init__(self, *arguments: Any, **kwargs: Any) -> None:
+        super().__init__(*arguments, ratio_clip=1.0, **kwargs)
+
+
+class ClippedApart(ActorCriticPolicy):
+    """Actor and critic in two groups of the optimiser, whose gradients are clipped apart."""
+
+    def _build(self, lr_schedule: Any) -> None:
+        super()._build(lr_schedule)
+        critic = [*self.mlp_extractor.value_net.parameters(), *self.value_net.parameters()]
+        known = {id(parameter) for parameter in critic}
+        actor = [parameter for parameter in self.parameters() if id(parameter) not in known]
+        groups: Any = [{"params": actor}, {"params": critic}]
+        optimizer_class: Any = self.optimizer_class
+        self.optimizer = optimizer_class(groups, lr=lr_schedule(1), **self.optimizer_kwargs)
+        self.optimizer.register_step_pre_hook(self.clip)
+
+    @staticmethod
+    def clip(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], 0.5)
+
+
+OURS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
+    "pg": (PolicyGradient, {}),
+    "pg_entropy": (PolicyGradient, {"ent_coef": 1e-3}),
+    "dg": (DG, {}),
+    "kondo_1": (KondoDG, {"gate_rate": 0.1}),
+    "kondo_3": (KondoDG, {"gate_rate": 0.3}),
+    "kondo_price": (KondoDG, {}),
+    "random_1": (KondoDG, {"gate_rate": 0.1, "priority": "random"}),
+    "random_3": (KondoDG, {"gate_rate": 0.3, "priority": "random"}),
+}
+CLIPPED: dict[str, type[PolicyGradient]] = {"pg": ClippedPG, "dg": ClippedDG}
+REUSING: dict[str, type[PolicyGradient]] = {"pg": ReusingPG, "dg": ReusingDG}
+TABLE = ("pg", "pg_entropy", "dg", "kondo_1", "kondo_3", "kondo_price", "random_1", "random_3")
+OTHERS: dict[str, type[OnPolicyAlgorithm]] = {"ppo": PPO, "a2c": A2C, "trpo": TRPO}
+# Tianshou's A2C on MuJoCo: four times stable-baselines3's defaults, which RL-Zoo leaves as they are.
+STRONG_A2C = {"n_envs": 16, "n_steps": 5, "gae_lambda": 0.95, "ent_coef": 0.01, "learning_rate": "lin_7e-4"}
+# RL-Zoo's Atari blocks; for TRPO there is none.
+ATARI: dict[str, dict[str, Any]] = {
+    "ppo": {
+        "n_envs": 8,
+        "n_steps": 128,
+        "n_epochs": 4,
+        "batch_size": 256,
+        "learning_rate": "lin_2.5e-4",
+        "clip_range": "lin_0.1",
+        "vf_coef": 0.5,
+        "ent_coef": 0.01,
+    },
+    "a2c": {"n_envs": 16, "ent_coef": 0.01, "vf_coef": 0.25},
+    "trpo": {"n_envs": 8, "n_steps": 128},
+}
+
+
+def published(method: str, env: str) -> dict[str, Any]:
+    """Settings of a method of another package: RL-Zoo's, but for A2C on MuJoCo."""
+    if env in MINATAR:
+        return ATARI[method]
+    if method == "a2c":
+        return {**STRONG_A2C, "gamma": MUJOCO[env].gamma}
+    settings: dict[str, Any] = yaml.safe_load((ZOO_CONFIGS / f"{method}.yml").read_text())[env]
+    return {key: value for key, value in settings.items() if key not in ("normalize", "n_timesteps", "policy")}
+
+
+def arms(task: Config) -> list[Config]:
+    ours = [replace(task, method=method) for method in TABLE]
+    # Not by replace(): the settings of ours are none of theirs, and would only change the names of their runs.
+    others = [
+        Config(
+            task.env,
+            method,
+            task.updates,
+            n_envs=published(method, task.env).get("n_envs", 1),
+            normalize_env=task.normalize_env,
+            cnn=task.cnn,
+        )
+        for method in OTHERS
+    ]
+    return [*others, *ours]
+
+
+LEVERS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "learning rate falls to 0": {"learning_rate": "lin_1e-3"},
+    "4 more passes of the critic": {"extra_critic_epochs": 4},
+    "gradients clipped apart": {"clip_apart": True},
+    "64 rows an update": {"n_steps": 8},
+    "1024 rows an update": {"n_steps": 128},
+    "4 minibatches of 64 rows": {"batch_size": 64},
+    "gSDE": {"use_sde": True},
+    "standard deviation 0.37": {"log_std_init": -1.0},
+    "256 x 256 ReLU, standard deviation 0.14": {"width": 256, "relu": True, "log_std_init": -2.0},  # RL-Zoo's PPO
+    # stable-baselines3's PPO
+    "PPO's clip, 10 epochs": {
+        "clipped": True,
+        "n_steps": 256,
+        "batch_size": 64,
+        "n_epochs": 10,
+        "learning_rate": 3e-4,
+    },
+    "last 3 rollouts again, V-trace": {"reuse": 3},
+}
+DG_LEVERS: dict[str, dict[str, Any]] = {
+    "temperature 1": {"temperature": 1.0},
+    "temperature 4": {"temperature": 4.0},
+    "temperature 30": {"temperature": 30.0},
+    "surprisal less entropy": {"excess": True},
+    "the same, temperature 1": {"excess": True, "temperature": 1.0},
+    "surprisal not clipped": {"surprisal_clip": None},
+    "implicit entropy bonus cancelled": {"ent_coef": -1 / 40},  # -mean(A^2) / (4 temperature)
+}
+LEVER_TASKS = [replace(MUJOCO[env], updates=300_000, evaluations=3) for env in ("HalfCheetah-v5", "Hopper-v5")]
+
+
+def lever_arms(task: Config) -> dict[tuple[str, str], Config]:
+    """(lever, method) -> config."""
+    arms = {(name, m): replace(task, method=m, **changes) for name, changes in LEVERS.items() for m in ("pg", "dg")}
+    return arms | {(name, "dg"): replace(task, **changes) for name, changes in DG_LEVERS.items()}
+
+
+SWEEP = {
+    "levers": [config for task in LEVER_TASKS for config in lever_arms(task).values()],
+    **{env.removeprefix("MinAtar/"): arms(task) for env, task in (MUJOCO | MINATAR).items()},
+    "aggregate": [config for task in MUJOCO.values() for config in arms(task)],
+}
+
+
+def make_model(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
+    if config.method in OTHERS:
+        return make_other(config, env, seed)
+    cls, own = OURS[config.method]
+    if config.clipped:
+        cls = CLIPPED[config.method]
+    if config.reuse:
+        cls, own = REUSING[config.method], {"reuse": config.reuse}
+    if config.excess:
+        cls = ExcessDG
+    arguments: dict[str, Any] = {
+        name: getattr(config, name)
+        for name in (
+            "n_steps",
+            "batch_size",
+            "n_epochs",
+            "extra_critic_epochs",
+            "learning_rate",
+            "gamma",
+            "ent_coef",
+            "surprisal_clip",
+            "use_sde",
+        )
+    }
+    arguments |= {"advantage_scaling": "scale", "seed": seed, "device": "cpu", **own}  # scaled in all
+    if config.method == "dg":
+        arguments["temperature"] = config.temperature
+    if config.clip_apart:
+        arguments["max_grad_norm"] = math.inf
+    networks: dict[str, Any] = {"net_arch": [config.width, config.width], "log_std_init": config.log_std_init}
+    if config.relu:
+        networks["activation_fn"] = nn.ReLU
+    if config.cnn:
+        networks = {"features_extractor_class": MinAtarCNN, "net_arch": []}
+    policy: Any = ClippedApart if config.clip_apart else "MlpPolicy"
+    return cls(policy, env, policy_kwargs=networks, **arguments)
+
+
+def make_other(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
+    settings = {key: value for key, value in published(config.method, config.env).items() if key != "n_envs"}
+    for name in ("learning_rate", "clip_range"):
+        if isinstance(settings.get(name), str):
+            settings[name] = as_schedule(name, settings[name])
+    if isinstance(settings.get("policy_kwargs"), str):
+        settings["policy_kwargs"] = eval(settings["policy_kwargs"], {"nn": nn, "dict": dict})  # as RL-Zoo reads it
+    if config.cnn:
+        settings["policy_kwargs"] = {"features_extractor_class": MinAtarCNN, "net_arch": []}
+    return OTHERS[config.method]("MlpPolicy", env, seed=seed, device="cpu", **settings)
+
+
+def run(config: Config, seeds: list[int]) -> list[Row]:
+    return training.run(make_model, config, seeds, evaluations=config.evaluations)
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+LABELS = {
+    "ppo": ("PPO, RL-Zoo", harness.COLOURS["ppo"], "-"),
+    "a2c": ("A2C, Tianshou", harness.COLOURS["half_pg"], "-"),
+    "trpo": ("TRPO, RL-Zoo", harness.COLOURS["pmpo"], "-"),
+    "pg": ("policy gradient", harness.COLOURS["pg"], "-"),
+    "pg_entropy": ("policy gradient, entropy bonus", harness.COLOURS["pg"], "--"),
+    "dg": ("DG", harness.COLOURS["dg"], "-"),
+    "kondo_price": ("Kondo, price 0", harness.COLOURS["kondo"], "-"),
+    "kondo_3": ("Kondo, rate .3", harness.COLOURS["kondo"], "--"),
+    "kondo_1": ("Kondo, rate .1", harness.COLOURS["kondo"], ":"),
+    "random_3": ("random rows, rate .3", harness.COLOURS["oracle"], "--"),
+    "random_1": ("random rows, rate .1", harness.COLOURS["oracle"], ":"),
+}
+iqm = partial(trim_mean, proportiontocut=0.25)  # interquartile mean, over the seeds of one task
+
+
+def curves(runs: Runs) -> Figure:
+    """Of one task, against environment steps and against seconds of one core."""
+    figure, panels = harness.panels(2, width=5.6, height=4.4)
+    by_method = {config.method: config for config in runs.configs}
+    for method, (label, colour, line) in LABELS.items():
+        steps, values = runs.get(by_method[method], "deterministic")
+        if not steps.size:
+            continue
+        seconds = runs.get(by_method[method], "training_seconds")[1].mean(axis=0)
+        for axes, x in zip(panels, (steps / 1e6, seconds), strict=True):
+            harness.band(axes, x, values, f"{label}, {len(values)} seeds", iqm, color=colour, linestyle=line)
+    panels[0].set(xlabel="million environment steps", ylabel="return of 10 evaluation episodes, interquartile mean")
+    panels[1].set(xlabel="seconds of one core, without evaluation", xscale="log")
+    figure.suptitle(runs.configs[0].env)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def levers(runs: Runs) -> Figure:
+    """A lever a line, an environment a panel, the mean of the seeds; dotted: as it is."""
+    figure, panels = harness.panels(len(LEVER_TASKS), width=5.2, height=6.0)
+    names = [*LEVERS, *DG_LEVERS]
+    for axes, task in zip(panels, LEVER_TASKS, strict=True):
+        arms = lever_arms(task)
+        for method, shift in (("pg", -0.15), ("dg", 0.15)):
+            label, colour, _ = LABELS[method]
+            found = {names.index(name): runs.last(c, "deterministic") for (name, m), c in arms.items() if m == method}
+            done = {place: harness.interval(values) for place, values in found.items() if values.size}
+            if not done:
+                continue
+            mean, low, high = np.array(list(done.values())).T
+            places = np.array(list(done)) + shift
+            axes.errorbar(
+                mean, places, xerr=[mean - low, high - mean], fmt="o", markersize=4, color=colour, label=label
+            )
+            if 0 in done:
+                axes.axvline(float(done[0][0]), color=colour, linestyle=":", linewidth=1)
+        axes.set_yticks(range(len(names)), names if axes is panels[0] else [""] * len(names))
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="return of 10 evaluation episodes")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def aggregate(runs: Runs) -> Figure:
+    """Interquartile mean of normalised scores over the tasks of MuJoCo that every method was run on."""
+    found: plots.Runs = {}
+    for config in runs.configs:
+        steps, values = runs.get(config, "deterministic")
+        if steps.size:
+            found[LABELS[config.method][0], config.env] = (steps, values)
+    return plots.aggregates(plots.final_scores(found))
+
+
+EXPERIMENT = harness.Experiment(
+    name="control",
+    sweep=SWEEP,
+    run=run,
+    figures={**dict.fromkeys(SWEEP, curves), "levers": levers, "aggregate": aggregate},
+    metrics=(*training.METRICS, *training.PACKAGES),
+    seeds=5,
+    seeds_per_job=1,
+    smoke={"updates": 3000, "evaluations": 1},
+    summary={"deterministic": iqm, "sampled": iqm, "training_seconds": np.mean},
+)
+
+if __name__ == "__main__":
+    harness.main(EXPERIMENT)

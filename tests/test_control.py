@@ -1,0 +1,203 @@
+"""The control benchmark: equal arms, levers that change one thing, and references with their published settings."""
+
+import dataclasses
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.env_util import make_vec_env
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "reproduce"))
+
+import control
+import harness
+from control import Config
+from harness import Row
+
+from sb3_delight import DG, KondoDG, objectives
+from sb3_delight.buffers import flat_rollout
+from sb3_delight.zoo.plots import REFERENCE_SCORES
+
+TASKS = control.MUJOCO | control.MINATAR
+CARTPOLE = Config("CartPole-v1", n_envs=4, normalize_env=False)
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """What a run's model is made of, on a task that needs no simulator."""
+    model = control.make_model(config, make_vec_env("Pendulum-v1", 4), 0)
+    names = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "vf_coef", "max_grad_norm", "surprisal_clip")
+    found = {name: getattr(model, name) for name in (*names, "advantage_scaling", "extra_critic_epochs", "ent_coef")}
+    return found | {"learning_rate": model.lr_schedule(0.5), "weights": sum(p.sum() for p in model.policy.parameters())}
+
+
+@pytest.mark.parametrize("env", TASKS)
+def test_methods_of_ours_share_every_setting(env: str) -> None:
+    arms = control.arms(TASKS[env])
+    ours = [arm for arm in arms if arm.method in control.OURS]
+    assert {dataclasses.replace(arm, method="dg") for arm in ours} == {TASKS[env]}
+    assert {arm.method for arm in arms} == set(control.LABELS)
+    assert len({harness.run_name(arm) for arm in arms}) == len(arms)
+    common = [settings(dataclasses.replace(arm, cnn=False)) for arm in ours if arm.method != "pg_entropy"]
+    assert all(each == common[0] for each in common)
+
+
+def test_every_budget_is_the_same() -> None:
+    for tasks, steps in ((control.MUJOCO, 1_000_000), (control.MINATAR, 2_000_000)):
+        for task in tasks.values():
+            assert {(arm.updates, arm.evaluations, arm.normalize_env) for arm in control.arms(task)} == {
+                (steps, 20, tasks is control.MUJOCO)
+            }
+
+
+def test_a_lever_is_pulled_alike_for_both_methods() -> None:
+    for task in control.LEVER_TASKS:
+        arms = control.lever_arms(task)
+        assert len({harness.run_name(arm) for arm in arms.values()}) == len(arms)
+        assert {name for name, method in arms if method == "dg"} == {*control.LEVERS, *control.DG_LEVERS}
+        for name in control.LEVERS:
+            assert dataclasses.replace(arms[name, "dg"], method="pg") == arms[name, "pg"]
+            one, other = (settings(arms[name, method]) for method in ("pg", "dg"))
+            assert one == other
+            assert (one == settings(arms["as it is", "pg"])) == (name == "as it is")
+
+
+@pytest.mark.parametrize("method", control.OTHERS)
+@pytest.mark.parametrize("env", ["HalfCheetah-v5", "Swimmer-v5", "MinAtar/Breakout-v1"])
+def test_references_have_their_published_settings(method: str, env: str) -> None:
+    published = control.published(method, env)
+    (config,) = (arm for arm in control.arms(TASKS[env]) if arm.method == method)
+    assert config.n_envs == published.pop("n_envs", 1)
+    model: Any = control.make_model(
+        dataclasses.replace(config, cnn=False), make_vec_env("Pendulum-v1", config.n_envs), 0
+    )
+    assert published
+    for name, value in published.items():
+        if name == "learning_rate":
+            assert model.lr_schedule(1.0) == float(str(value).removeprefix("lin_"))
+            assert model.lr_schedule(0.5) == model.lr_schedule(1.0) / (2 if "lin_" in str(value) else 1)
+        elif name == "clip_range":
+            assert model.clip_range(1) == float(str(value).removeprefix("lin_"))
+        elif name != "policy_kwargs":
+            assert getattr(model, name) == value
+    if "policy_kwargs" in published:
+        assert model.policy.log_std.exp().mean().item() == pytest.approx(math.exp(-2))
+        assert [layer.out_features for layer in model.policy.mlp_extractor.policy_net[::2]] == [256, 256]
+
+
+def test_methods_are_what_their_labels_say() -> None:
+    env = make_vec_env("CartPole-v1", 4)
+    made = {method: control.make_model(dataclasses.replace(CARTPOLE, method=method), env, 0) for method in control.OURS}
+    assert isinstance(made["dg"], DG)
+    assert made["dg"].temperature(1.0) == 10.0
+    rates = {"kondo_1": 0.1, "kondo_3": 0.3, "kondo_price": None, "random_1": 0.1, "random_3": 0.3}
+    for method, rate in rates.items():
+        model = made[method]
+        assert isinstance(model, KondoDG)
+        assert model.gate_rate == rate
+        assert model.priority == ("random" if "random" in method else "delight")
+    assert made["pg_entropy"].ent_coef > made["pg"].ent_coef == 0
+
+
+def test_the_clip_and_the_gate_weigh_together() -> None:
+    config = dataclasses.replace(CARTPOLE, clipped=True, temperature=2.0)
+    model = control.make_model(config, make_vec_env("CartPole-v1", 4), 0)
+    assert isinstance(model, control.ClippedDG)
+    model.learn(128)
+    rollout = flat_rollout(model.rollout_buffer)
+    shifted = rollout.old_log_prob + torch.tensor([0.5, -0.5]).repeat(64)  # past the clip of .2, up and down
+    weight = model._weight(shifted, rollout)
+    gate = torch.sigmoid(rollout.advantages * -shifted / 2.0)
+    clipped = objectives.ppo_clip_weight(shifted, rollout.advantages, rollout.old_log_prob, 0.2)
+    torch.testing.assert_close(weight, gate * clipped)
+    assert (weight == 0).any()
+    assert (weight > 0).any()
+
+
+def test_excess_surprisal_does_not_depend_on_the_units_of_actions() -> None:
+    config = dataclasses.replace(CARTPOLE, excess=True, temperature=1.0)
+    model = control.make_model(config, make_vec_env("Pendulum-v1", 4), 0)
+    assert isinstance(model, control.ExcessDG)
+    model.learn(128)
+    rollout = flat_rollout(model.rollout_buffer)
+    log_std = model.policy.log_std.detach()
+    normal = torch.distributions.Normal(0.0, log_std.exp())
+    away = torch.tensor([[0.0], [1.0], [2.0]]) * log_std.exp()  # in standard deviations: these are what counts
+    three = rollout._replace(actions=away, advantages=torch.ones(3))
+    excess = torch.tensor([0.0, 0.5, 2.0]) - 0.5
+    torch.testing.assert_close(model._weight(normal.log_prob(away).sum(1), three), torch.sigmoid(excess))
+
+
+def test_gradients_clipped_apart_have_the_norms_of_two_optimisers() -> None:
+    config = dataclasses.replace(CARTPOLE, clip_apart=True)
+    model = control.make_model(config, make_vec_env("CartPole-v1", 4), 0)
+    groups = model.policy.optimizer.param_groups
+    ids = [{id(parameter) for parameter in group["params"]} for group in groups]
+    assert ids[0] | ids[1] == {id(parameter) for parameter in model.policy.parameters()}
+    assert not ids[0] & ids[1]
+    assert {id(p) for p in model.policy.action_net.parameters()} <= ids[0]
+    assert {id(p) for p in model.policy.value_net.parameters()} <= ids[1]
+    for scale, group in zip((100.0, 0.01), groups, strict=True):
+        for parameter in group["params"]:
+            parameter.grad = torch.full_like(parameter, scale)
+    model.policy.optimizer.step()
+    norms = [torch.stack([p.grad.norm() for p in group["params"] if p.grad is not None]).norm() for group in groups]
+    untouched = math.sqrt(sum(parameter.numel() for parameter in groups[1]["params"])) * 0.01
+    assert norms[0].item() == pytest.approx(0.5, rel=1e-4)
+    assert norms[1].item() == pytest.approx(min(untouched, 0.5), rel=1e-4)
+
+
+# --- runs and figures -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("figure", "methods"), [("levers", 2), ("Swimmer-v5", 11), ("Breakout-v1", 11)])
+def test_a_figure_runs_and_draws(figure: str, methods: int, tmp_path: Path) -> None:
+    first = list({config.method: config for config in control.SWEEP[figure]}.values())
+    assert len(first) == methods
+    experiment = dataclasses.replace(control.EXPERIMENT, sweep={figure: first})
+    harness.main(experiment, ["--smoke", "--seeds", "1", "--workers", "1", "--output", str(tmp_path)])
+    (drawn,) = (tmp_path / "figures").iterdir()
+    assert drawn.stat().st_size > 0
+
+
+def made_up(config: Config, seeds: list[int]) -> list[Row]:
+    scores = {"ppo": 900.0, "dg": 500.0}
+    return [
+        {"seed": s, "step": step, "deterministic": scores.get(config.method, 100.0) + s, "training_seconds": step}
+        for s in seeds
+        for step in (500_000, 1_000_000)
+    ]
+
+
+def test_the_aggregate_is_of_tasks_that_every_method_was_run_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    envs = ("Hopper-v5", "Walker2d-v5")
+    sweep = [arm for env in envs for arm in control.arms(control.MUJOCO[env])][:-1]  # one method lacks Walker2d
+    experiment = dataclasses.replace(control.EXPERIMENT, sweep={"aggregate": sweep}, run=made_up)
+    harness.main(experiment, ["--seeds", "3", "--workers", "1", "--output", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "not in the aggregates: Walker2d-v5" in printed
+    low, high = REFERENCE_SCORES["Hopper-v5"]
+    assert f"PPO, RL-Zoo: {(901 - low) / (high - low):.3f}" in printed
+    assert (tmp_path / "figures" / "control_aggregate.png").stat().st_size > 0
+
+
+def test_interquartile_mean_leaves_out_the_best_and_the_worst_of_five() -> None:
+    assert control.iqm(np.array([[-1000.0, 1.0, 2.0, 3.0, 1000.0]]), axis=1) == pytest.approx([2.0])
+
+
+def test_committed_results_are_of_configs_in_the_sweep() -> None:
+    known = {harness.run_name(config) for configs in control.SWEEP.values() for config in configs}
+    rows = harness.read_rows(harness.HERE / "results" / "control.csv")
+    assert {row["run"] for row in rows} <= known
+
+
+@pytest.fixture(autouse=True)
+def _close_figures() -> Any:
+    yield
+    plt.close("all")
