@@ -12,6 +12,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
 from sb3_delight.buffers import map_observations
+from sb3_delight.forward import slices_without_gradient
 from sb3_delight.normalization import Statistics, merge_statistics, statistics_of
 
 __all__ = ["ActorPool", "Intake", "Rollout", "Weights"]
@@ -163,11 +164,10 @@ def _learner_values(rollout: Rollout, algorithm: Any) -> Tensor:
     if rollout.version == algorithm._n_updates:
         return torch.as_tensor(rollout.values, device=algorithm.device)
     flat = map_observations(lambda array: array.reshape(-1, *array.shape[2:]), rollout.observations)
-    size = algorithm.batch_size or rollout.rewards.size
     parts = [
         algorithm.policy.predict_values(
-            obs_as_tensor(map_observations(lambda array, at=start: array[at : at + size], flat), algorithm.device)
+            obs_as_tensor(map_observations(lambda array, rows=rows: array[rows], flat), algorithm.device)
         )
-        for start in range(0, rollout.rewards.size, size)
+        for rows in slices_without_gradient(rollout.rewards.size, algorithm.batch_size)
     ]
     return torch.cat(parts).reshape(rollout.rewards.shape)
