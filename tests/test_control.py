@@ -63,7 +63,7 @@ def test_a_lever_is_pulled_alike_for_both_methods() -> None:
             assert dataclasses.replace(arms[name, "dg"], method="pg") == arms[name, "pg"]
             one, other = (settings(arms[name, method]) for method in ("pg", "dg"))
             assert one == other
-            assert (one == settings(arms["as it is", "pg"])) == (name == "as it is")
+            assert (one == settings(arms["as it is", "pg"])) == (name in ("as it is", "last 3 rollouts again, V-trace"))
 
 
 @pytest.mark.parametrize("method", control.OTHERS)
@@ -91,9 +91,11 @@ def test_references_have_their_published_settings(method: str, env: str) -> None
 
 def test_methods_are_what_their_labels_say() -> None:
     env = make_vec_env("CartPole-v1", 4)
-    made = {method: control.make_model(dataclasses.replace(CARTPOLE, method=method), env, 0) for method in control.OURS}
-    assert isinstance(made["dg"], DG)
+    made: dict[str, Any] = {
+        method: control.make_model(dataclasses.replace(CARTPOLE, method=method), env, 0) for method in control.OURS
+    }
     assert made["dg"].temperature(1.0) == 10.0
+    assert isinstance(made["dg"], DG)
     rates = {"kondo_1": 0.1, "kondo_3": 0.3, "kondo_price": None, "random_1": 0.1, "random_3": 0.3}
     for method, rate in rates.items():
         model = made[method]
@@ -129,7 +131,8 @@ def test_excess_surprisal_does_not_depend_on_the_units_of_actions() -> None:
     away = torch.tensor([[0.0], [1.0], [2.0]]) * log_std.exp()  # in standard deviations: these are what counts
     three = rollout._replace(actions=away, advantages=torch.ones(3))
     excess = torch.tensor([0.0, 0.5, 2.0]) - 0.5
-    torch.testing.assert_close(model._weight(normal.log_prob(away).sum(1), three), torch.sigmoid(excess))
+    log_prob: torch.Tensor = normal.log_prob(away).sum(1)  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(model._weight(log_prob, three), torch.sigmoid(excess))
 
 
 def test_gradients_clipped_apart_have_the_norms_of_two_optimisers() -> None:
@@ -149,6 +152,32 @@ def test_gradients_clipped_apart_have_the_norms_of_two_optimisers() -> None:
     untouched = math.sqrt(sum(parameter.numel() for parameter in groups[1]["params"])) * 0.01
     assert norms[0].item() == pytest.approx(0.5, rel=1e-4)
     assert norms[1].item() == pytest.approx(min(untouched, 0.5), rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["pg", "dg"])
+def test_reuse_corrects_the_last_rollouts_and_trains_on_them_first(method: str) -> None:
+    config = dataclasses.replace(CARTPOLE, method=method, reuse=3)
+    model: Any = control.make_model(config, make_vec_env("Pendulum-v1", 4), 0)
+    seen: list[int] = []
+    correct = model.correct
+
+    def note(buffer: Any) -> None:
+        seen.append(id(buffer))
+        rewards, observations = buffer.rewards.clone(), buffer.observations.clone()
+        correct(buffer)
+        assert torch.equal(buffer.rewards, rewards)  # what was seen stays; what it is worth is the critic's of today
+        assert torch.equal(buffer.observations, observations)
+        values = model.policy.predict_values(observations.reshape(-1, 3)).view(32, 4)
+        torch.testing.assert_close(buffer.values, values)
+        ratio = (model.policy.evaluate_actions(observations[-1], buffer.actions[-1])[1] - buffer.log_probs[-1]).exp()
+        last = buffer.rewards[-1] + 0.99 * (1 - buffer.last_dones) * buffer.last_values - values[-1]
+        torch.testing.assert_close(buffer.advantages[-1], last)
+        torch.testing.assert_close(buffer.returns[-1], values[-1] + ratio.clamp(max=1) * last, atol=1e-4, rtol=1e-4)
+
+    model.correct = note
+    model.learn(5 * 128)
+    assert [len(model.past), model._n_updates, len(set(seen))] == [3, 1 + 2 + 3 + 4 + 4, 4]
+    assert model.actor_rows == 14 * 128
 
 
 # --- runs and figures -----------------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def test_vtrace_learns_the_value_of_another_policy() -> None:
     for _ in range(200):  # targets move towards what they would be at the fixed point
         log_ratio = (policy[arms] / policy.max()).log()[None]  # below 1: nothing is truncated
         _, targets = vtrace(arms[None].float(), value, nothing, nothing[0], nothing[0] + 1, 0.9, 1.0, log_ratio)
-        value = torch.full_like(value, targets.mean())
+        value = torch.full_like(value, targets.mean().item())
     assert value[0, 0].item() == pytest.approx(0.3, abs=1e-4)
 
 

@@ -26,7 +26,6 @@ from sb3_contrib import TRPO
 from scipy.stats import trim_mean
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
@@ -112,7 +111,16 @@ class ExcessDG(DG):
 
     def _weight(self, log_prob: torch.Tensor, batch: Samples) -> torch.Tensor:
         noise = torch.distributions.Normal(0.0, self.policy.log_std.detach().exp())
-        return super()._weight(log_prob + noise.entropy().sum(), batch)
+        entropy: torch.Tensor = noise.entropy().sum()  # type: ignore[no-untyped-call]
+        return super()._weight(log_prob + entropy, batch)
+
+
+class KeptBuffer(DeviceRolloutBuffer):
+    """Remembers what came after its last step, by the critic of the time."""
+
+    def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: Any) -> None:
+        self.last_values, self.last_dones = last_values.flatten(), torch.as_tensor(dones, dtype=torch.float32)
+        super().compute_returns_and_advantage(last_values, dones)
 
 
 class Reusing(PolicyGradient):
@@ -120,42 +128,33 @@ class Reusing(PolicyGradient):
 
     def __init__(self, *arguments: Any, reuse: int, **kwargs: Any) -> None:
         self.reuse = reuse
-        super().__init__(*arguments, **kwargs)
-        self.past: deque[tuple[DeviceRolloutBuffer, torch.Tensor, torch.Tensor]] = deque(maxlen=reuse)
+        self.past: deque[KeptBuffer] = deque(maxlen=reuse)
+        super().__init__(*arguments, **{**kwargs, "rollout_buffer_class": KeptBuffer})
 
     def train(self) -> None:
         fresh: Any = self.rollout_buffer
-        for buffer, last_observation, last_dones in self.past:
-            self.correct(buffer, last_observation, last_dones)
+        for buffer in self.past:
+            self.correct(buffer)
             self.rollout_buffer = buffer
             super().train()
         self.rollout_buffer = fresh
         super().train()
-        end: Any = (self._last_obs, self._last_episode_starts)
-        self.past.append((fresh, *(torch.as_tensor(array, dtype=torch.float32) for array in end)))
-        self.rollout_buffer = DeviceRolloutBuffer(
-            self.n_steps, self.observation_space, self.action_space, "cpu", self.gae_lambda, self.gamma, self.n_envs
-        )
+        self.past.append(fresh)
+        shape = (self.n_steps, self.observation_space, self.action_space, "cpu", self.gae_lambda, self.gamma)
+        self.rollout_buffer = KeptBuffer(*shape, self.n_envs)
 
     @torch.no_grad()
-    def correct(self, buffer: DeviceRolloutBuffer, last_observation: torch.Tensor, last_dones: torch.Tensor) -> None:
-        rollout = flat_rollout(buffer)
+    def correct(self, buffer: KeptBuffer) -> None:
+        rollout = flat_rollout(buffer)  # environment by environment
         values, log_prob, _ = self.policy.evaluate_actions(rollout.observations, rollout.actions)
         values, log_ratio = (flat.view(self.n_envs, -1).T for flat in (values, log_prob - rollout.old_log_prob))
-        last_values = self.policy.predict_values(last_observation).flatten()
-        buffer.values.copy_(values)
-        advantages, returns = vtrace(
-            buffer.rewards,
-            values,
-            buffer.episode_starts,
-            last_values,
-            last_dones,
-            self.gamma,
-            self.gae_lambda,
-            log_ratio,
-        )
-        buffer.advantages.copy_(advantages)
-        buffer.returns.copy_(returns)
+        end = (buffer.last_values, buffer.last_dones)
+        decay = (self.gamma, self.gae_lambda)
+        advantages, returns = vtrace(buffer.rewards, values, buffer.episode_starts, *end, *decay, log_ratio)
+        for stored, corrected in zip(
+            (buffer.values, buffer.advantages, buffer.returns), (values, advantages, returns), strict=True
+        ):
+            stored.copy_(corrected)
 
 
 class ReusingDG(Reusing, DG):
@@ -169,23 +168,20 @@ class ReusingPG(Reusing, ImportanceWeightedPG):
         super().__init__(*arguments, ratio_clip=1.0, **kwargs)
 
 
-class ClippedApart(ActorCriticPolicy):
-    """Actor and critic in two groups of the optimiser, whose gradients are clipped apart."""
+def clip_apart(model: OnPolicyAlgorithm) -> None:
+    """Actor and critic in two groups of the optimiser, the gradients of each clipped to the default norm."""
 
-    def _build(self, lr_schedule: Any) -> None:
-        super()._build(lr_schedule)
-        critic = [*self.mlp_extractor.value_net.parameters(), *self.value_net.parameters()]
-        known = {id(parameter) for parameter in critic}
-        actor = [parameter for parameter in self.parameters() if id(parameter) not in known]
-        groups: Any = [{"params": actor}, {"params": critic}]
-        optimizer_class: Any = self.optimizer_class
-        self.optimizer = optimizer_class(groups, lr=lr_schedule(1), **self.optimizer_kwargs)
-        self.optimizer.register_step_pre_hook(self.clip)
-
-    @staticmethod
     def clip(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         for group in optimizer.param_groups:
             nn.utils.clip_grad_norm_(group["params"], 0.5)
+
+    policy = model.policy
+    critic = [*policy.mlp_extractor.value_net.parameters(), *policy.value_net.parameters()]
+    known = {id(parameter) for parameter in critic}
+    actor = [parameter for parameter in policy.parameters() if id(parameter) not in known]
+    groups = [{"params": actor}, {"params": critic}]
+    policy.optimizer = torch.optim.Adam(groups, lr=model.lr_schedule(1), eps=1e-5, fused=True)
+    policy.optimizer.register_step_pre_hook(clip)
 
 
 OURS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
@@ -328,8 +324,10 @@ def make_model(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
         networks["activation_fn"] = nn.ReLU
     if config.cnn:
         networks = {"features_extractor_class": MinAtarCNN, "net_arch": []}
-    policy: Any = ClippedApart if config.clip_apart else "MlpPolicy"
-    return cls(policy, env, policy_kwargs=networks, **arguments)
+    model = cls("MlpPolicy", env, policy_kwargs=networks, **arguments)
+    if config.clip_apart:
+        clip_apart(model)
+    return model
 
 
 def make_other(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
