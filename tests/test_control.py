@@ -183,7 +183,7 @@ def test_reuse_corrects_the_last_rollouts_and_trains_on_them_first(method: str) 
 # --- runs and figures -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("figure", "methods"), [("levers", 2), ("Swimmer-v5", 11), ("Breakout-v1", 11)])
+@pytest.mark.parametrize(("figure", "methods"), [("levers", 2), ("Hopper-v5", 11), ("Breakout-v1", 11)])
 def test_a_figure_runs_and_draws(figure: str, methods: int, tmp_path: Path) -> None:
     first = list({config.method: config for config in control.SWEEP[figure]}.values())
     assert len(first) == methods
@@ -218,12 +218,6 @@ def test_the_aggregate_is_of_tasks_that_every_method_was_run_on(
 
 def test_interquartile_mean_leaves_out_the_best_and_the_worst_of_five() -> None:
     assert control.iqm(np.array([[-1000.0, 1.0, 2.0, 3.0, 1000.0]]), axis=1) == pytest.approx([2.0])
-
-
-def test_committed_results_are_of_configs_in_the_sweep() -> None:
-    known = {harness.run_name(config) for configs in control.SWEEP.values() for config in configs}
-    rows = harness.read_rows(harness.HERE / "results" / "control.csv")
-    assert {row["run"] for row in rows} <= known
 
 
 @pytest.fixture(autouse=True)

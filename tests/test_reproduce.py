@@ -20,9 +20,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "reproduce"))
 
 import algorithms
 import bandit
+import control
 import gates
 import harness
 import mnist
+import stale_actors
 import tabular
 import temperature
 import token_reversal
@@ -197,7 +199,7 @@ def test_smoke_runs_and_draws(script: Any, tmp_path: Path, monkeypatch: pytest.M
 
 def test_committed_results_are_of_configs_in_the_sweep() -> None:
     """A row whose config is no longer swept would silently vanish from the figures."""
-    for script in SCRIPTS:
+    for script in [*SCRIPTS, control, stale_actors]:
         known = {harness.run_name(config) for configs in script.EXPERIMENT.sweep.values() for config in configs}
         rows = harness.read_rows(harness.HERE / "results" / f"{script.EXPERIMENT.name}.csv")
         assert {row["run"] for row in rows} <= known
