@@ -57,17 +57,23 @@ def keep_memory() -> None:
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: never shrink the heap
 
 
-def seconds(work: Callable[[], Any], device: str) -> float:
-    """Of this process on a CPU; until the device is done on a GPU."""
-    if device == "cpu":
-        start = time.process_time()
+def seconds(work: Callable[[], Any], device: str, at_least: float = 0.5) -> float:
+    """Of one call, the mean over as many as take half a second: a small network's update alone is too short to time.
+
+    Of this process on a CPU; until the device is done on a GPU.
+    """
+
+    def now() -> float:
+        if device == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    start, calls, elapsed = now(), 0, 0.0
+    while elapsed < at_least:
         work()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
+        calls, elapsed = calls + 1, now() - start
+    return elapsed / calls
 
 
 def prepare(workload: str, arm: str, device: str) -> OnPolicyAlgorithm:
