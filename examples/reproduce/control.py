@@ -57,7 +57,7 @@ class Config:
     learning_rate: float | str = 1e-3
     gamma: float = 0.99
     ent_coef: float = 0.0
-    temperature: float = 10.0
+    temperature: float | str = 10.0
     surprisal_clip: float | None = 10.0
     normalize_env: bool = True  # VecNormalize
     clipped: bool = False  # by PPO's ratio
@@ -269,6 +269,7 @@ DG_LEVERS: dict[str, dict[str, Any]] = {
     "temperature 1": {"temperature": 1.0},
     "temperature 4": {"temperature": 4.0},
     "temperature 30": {"temperature": 30.0},
+    "temperature falls from 30 to 0": {"temperature": "lin_30"},
     "surprisal less entropy": {"excess": True},
     "the same, temperature 1": {"excess": True, "temperature": 1.0},
     "surprisal not clipped": {"surprisal_clip": None},
