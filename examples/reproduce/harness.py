@@ -112,9 +112,15 @@ def append_rows(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None
 
 @functools.cache
 def commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    git = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
-    return git.stdout.strip() or "uncommitted"
+    """Of the code, with "-dirty" where it was changed since; rows and figures, which runs write, do not count."""
+
+    def git(*command: str) -> str:
+        done = subprocess.run(["git", *command], cwd=HERE, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    described = git("describe", "--always")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!results", ":!figures")
+    return (described or "uncommitted") + ("-dirty" if changed else "")
 
 
 def run_job(job: tuple[Callable[[Any, list[int]], list[Row]], Any, list[int]]) -> tuple[Any, list[Row]]:
