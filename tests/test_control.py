@@ -35,14 +35,19 @@ def settings(config: Config) -> dict[str, Any]:
     return found | {"learning_rate": model.lr_schedule(0.5), "weights": sum(p.sum() for p in model.policy.parameters())}
 
 
+def untuned(task: Config) -> dict[str, Any]:
+    """What the tuning may change, as it is in the task's own configuration."""
+    return {name: getattr(TASKS[task.env], name) for name in ("learning_rate", "ent_coef", "temperature")}
+
+
 @pytest.mark.parametrize("env", TASKS)
 def test_methods_of_ours_share_every_setting(env: str) -> None:
     arms = control.arms(TASKS[env])
     ours = [arm for arm in arms if arm.method in control.OURS]
-    assert {dataclasses.replace(arm, method="dg") for arm in ours} == {TASKS[env]}
+    assert {dataclasses.replace(arm, method="dg", **untuned(TASKS[env])) for arm in ours} == {TASKS[env]}
     assert {arm.method for arm in arms} == set(control.LABELS)
     assert len({harness.run_name(arm) for arm in arms}) == len(arms)
-    common = [settings(dataclasses.replace(arm, cnn=False)) for arm in ours if arm.method != "pg_entropy"]
+    common = [settings(dataclasses.replace(arm, cnn=False, **untuned(arm))) for arm in ours]
     assert all(each == common[0] for each in common)
 
 
@@ -64,6 +69,17 @@ def test_a_lever_is_pulled_alike_for_both_methods() -> None:
             one, other = (settings(arms[name, method]) for method in ("pg", "dg"))
             assert one == other
             assert (one == settings(arms["as it is", "pg"])) == (name in ("as it is", "last 3 rollouts again, V-trace"))
+
+
+def test_every_method_is_tuned_in_as_many_trials() -> None:
+    assert {len(trials) for trials in control.TUNING.values()} == {9}
+    for method, trials in control.TUNING.items():
+        configs = [config for trial in trials for config in control.trial_arms(method, trial)]
+        assert len({harness.run_name(config) for config in configs}) == 9 * len(control.TUNING_TASKS)
+        plain = {dataclasses.replace(config, method="dg", **untuned(config)) for config in configs}
+        assert plain == set(control.TUNING_TASKS)
+    assert set(control.TUNED) <= set(control.OURS)
+    assert {name for changes in control.TUNED.values() for name in changes} <= set(untuned(TASKS["Hopper-v5"]))
 
 
 @pytest.mark.parametrize("method", control.OTHERS)
@@ -92,7 +108,10 @@ def test_references_have_their_published_settings(method: str, env: str) -> None
 def test_methods_are_what_their_labels_say() -> None:
     env = make_vec_env("CartPole-v1", 4)
     made: dict[str, Any] = {
-        method: control.make_model(dataclasses.replace(CARTPOLE, method=method), env, 0) for method in control.OURS
+        method: control.make_model(
+            dataclasses.replace(CARTPOLE, method=method, **control.TUNED.get(method, {})), env, 0
+        )
+        for method in control.OURS
     }
     assert made["dg"].temperature(1.0) == 10.0
     assert isinstance(made["dg"], DG)
@@ -183,7 +202,7 @@ def test_reuse_corrects_the_last_rollouts_and_trains_on_them_first(method: str) 
 # --- runs and figures -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("figure", "methods"), [("levers", 2), ("Hopper-v5", 11), ("Breakout-v1", 11)])
+@pytest.mark.parametrize(("figure", "methods"), [("levers", 2), ("tuning", 3), ("Hopper-v5", 11), ("Breakout-v1", 11)])
 def test_a_figure_runs_and_draws(figure: str, methods: int, tmp_path: Path) -> None:
     first = list({config.method: config for config in control.SWEEP[figure]}.values())
     assert len(first) == methods

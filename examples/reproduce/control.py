@@ -1,11 +1,13 @@
 """MuJoCo and MinAtar: DG and the Kondo gate beside PPO, A2C, TRPO and the plain policy gradient.
 
     python examples/reproduce/control.py --figure levers [--seeds 5] [--workers 2] [--plot-only]
+    python examples/reproduce/control.py --figure tuning
     python examples/reproduce/control.py --figure HalfCheetah-v5
 
-``levers``: what might lift an on-policy method, one change at a time, for the policy gradient and for DG alike. Each
-environment has a figure: the plain policy gradient, DG and the gates with the same settings, beside methods of other
-packages with the best settings that their users publish. ``aggregate``: all environments of MuJoCo together.
+``levers``: what might lift an on-policy method, one change at a time, for the policy gradient and for DG alike.
+``tuning``: nine trials of each on three tasks, from which one setting for all comes. Each environment has a figure: the
+plain policy gradient, DG and the gates with what else they have in common, beside methods of other packages with the
+best settings that their users publish. ``aggregate``: all environments of MuJoCo together.
 """
 
 import math
@@ -186,7 +188,7 @@ def clip_apart(model: OnPolicyAlgorithm) -> None:
 
 OURS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
     "pg": (PolicyGradient, {}),
-    "pg_entropy": (PolicyGradient, {"ent_coef": 1e-3}),
+    "pg_entropy": (PolicyGradient, {}),
     "dg": (DG, {}),
     "kondo_1": (KondoDG, {"gate_rate": 0.1}),
     "kondo_3": (KondoDG, {"gate_rate": 0.3}),
@@ -226,8 +228,12 @@ def published(method: str, env: str) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in ("normalize", "n_timesteps", "policy")}
 
 
+#: by method of ours, what of TUNING is its own; the rest is what they have in common
+TUNED: dict[str, dict[str, Any]] = {"pg_entropy": {"ent_coef": 1e-3}}
+
+
 def arms(task: Config) -> list[Config]:
-    ours = [replace(task, method=method) for method in OURS]
+    ours = [replace(task, method=method, **TUNED.get(method, {})) for method in OURS]
     # Not by replace(): the settings of ours are none of theirs, and would only change the names of their runs.
     others = [
         Config(
@@ -283,7 +289,25 @@ def lever_arms(task: Config) -> dict[tuple[str, str], Config]:
     return arms | {(name, "dg"): replace(task, **changes) for name, changes in DG_LEVERS.items()}
 
 
+RATES = (3e-4, 1e-3, 3e-3)
+#: nine trials for each method, the temperature and the entropy bonus among them; the plain method's are learning rates
+TUNING: dict[str, list[dict[str, Any]]] = {
+    "pg": [
+        {"learning_rate": rate} for rate in (1e-4, 2e-4, *RATES[:1], 5e-4, *RATES[1:2], 2e-3, *RATES[2:], 5e-3, 1e-2)
+    ],
+    "pg_entropy": [{"learning_rate": r, "ent_coef": e} for e in (3e-4, 3e-3, 3e-2) for r in RATES],
+    "dg": [{"learning_rate": r, "temperature": t} for t in (4.0, 10.0, 30.0) for r in RATES],
+}
+TUNING_TASKS = [*LEVER_TASKS, replace(LEVER_TASKS[0], env="Walker2d-v5")]
+
+
+def trial_arms(method: str, changes: dict[str, Any]) -> list[Config]:
+    """One trial on every task: one setting for all is sought."""
+    return [replace(task, method=method, **changes) for task in TUNING_TASKS]
+
+
 SWEEP = {
+    "tuning": [config for m, trials in TUNING.items() for changes in trials for config in trial_arms(m, changes)],
     "levers": [config for task in LEVER_TASKS for config in lever_arms(task).values()],
     **{env.removeprefix("MinAtar/"): arms(task) for env, task in (MUJOCO | MINATAR).items()},
     "aggregate": [config for task in MUJOCO.values() for config in arms(task)],
@@ -408,6 +432,32 @@ def levers(runs: Runs) -> Figure:
     return figure
 
 
+def tuning(runs: Runs) -> Figure:
+    """Normalised return, the mean over the tasks, against the learning rate."""
+    figure, (axes,) = harness.panels(1, width=7.0, height=4.6)
+    lines = {"pg": ["-"], "pg_entropy": [":", "--", "-."], "dg": [":", "-", "--"]}
+    for method, trials in TUNING.items():
+        name, colour, _ = LABELS[method]
+        own = next((key for key in trials[0] if key != "learning_rate"), None)
+        for value, line in zip(dict.fromkeys(trial.get(own or "") for trial in trials), lines[method], strict=True):
+            mine = [trial for trial in trials if trial.get(own or "") == value]
+            scores = [mean_score(runs, trial_arms(method, trial)) for trial in mine]
+            label = f"{name}, {own} {value:g}" if own else name
+            harness.points(axes, [t["learning_rate"] for t in mine], scores, label, color=colour, linestyle=line)
+    tasks = ", ".join(task.env for task in TUNING_TASKS)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="normalised return", title=f"{tasks}: 300k steps")
+    harness.legend(axes)
+    return figure
+
+
+def mean_score(runs: Runs, trial: list[Config]) -> harness.Array:
+    """Normalised return by seed, the mean over tasks, ``[seeds]``; of the seeds that were run on all of them."""
+    scores = [plots.normalize(runs.last(config, "deterministic"), config.env) for config in trial]
+    seeds = min(map(len, scores))
+    mean: harness.Array = np.mean([score[:seeds] for score in scores], axis=0)
+    return mean
+
+
 def aggregate(runs: Runs) -> Figure:
     """Interquartile mean of normalised scores over the tasks of MuJoCo that every method was run on."""
     found: plots.Runs = {}
@@ -422,7 +472,7 @@ EXPERIMENT = harness.Experiment(
     name="control",
     sweep=SWEEP,
     run=run,
-    figures={**dict.fromkeys(SWEEP, curves), "levers": levers, "aggregate": aggregate},
+    figures={**dict.fromkeys(SWEEP, curves), "tuning": tuning, "levers": levers, "aggregate": aggregate},
     metrics=(*training.METRICS, *training.PACKAGES),
     seeds=5,
     seeds_per_job=1,
