@@ -159,7 +159,8 @@ def measure(workload: str, arms: list[str], repeats: int, device: str, path: Pat
         rows = []
         for arm in random.sample(wanted, len(wanted)):
             reference = ARMS[arm][0]
-            pair = random.sample(list({arm, reference}), len({arm, reference}))
+            pair = list({arm, reference})  # one, if it is its own
+            random.shuffle(pair)
             timed = {each: time_both(models[each], device) for each in pair}
             times = {**timed[arm], **{f"reference_{phase}": value for phase, value in timed[reference].items()}}
             written = {phase: f"{value:.6f}" for phase, value in times.items()}

@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_delight.arguments import require
+from sb3_delight.arguments import is_whole, require
 from sb3_delight.buffers import map_observations
 from sb3_delight.env_copies import EnvCopy, EnvMaker
 from sb3_delight.frictions import Friction
@@ -212,8 +212,7 @@ class LocalActors:
 
 
 def _possible(staleness: Any) -> bool:
-    whole = isinstance(staleness, int | np.integer) and not isinstance(staleness, bool)
-    return whole and 0 <= staleness <= HISTORY
+    return is_whole(staleness, least=0) and staleness <= HISTORY
 
 
 def _derived_seed(seed: int | None, *stream: int) -> int:

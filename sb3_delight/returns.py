@@ -34,7 +34,6 @@ def gae(
     :return: advantages and returns (advantages + values), both ``[T, N]``
     :raises ValueError: if the shapes do not fit
     """
-    _check_rollout(rewards, values, episode_starts, last_values, last_dones)
     deltas, decays = _deltas(rewards, values, episode_starts, last_values, last_dones, gamma, gae_lambda)
     advantages = torch.empty_like(deltas)
     running = torch.zeros_like(last_values)
@@ -68,31 +67,15 @@ def vtrace(
     :return: advantages A and value targets v, both ``[T, N]``; all other parameters are those of :func:`gae`
     :raises ValueError: if the shapes do not fit
     """
-    _check_rollout(rewards, values, episode_starts, last_values, last_dones)
+    deltas, decays = _deltas(rewards, values, episode_starts, last_values, last_dones, gamma, gae_lambda)
     if log_ratio.shape != rewards.shape:
         raise ValueError(f"log_ratio must be [T, N] = {list(rewards.shape)}, got {tuple(log_ratio.shape)}")
-    deltas, decays = _deltas(rewards, values, episode_starts, last_values, last_dones, gamma, gae_lambda)
     ratio = log_ratio.exp().clamp(max=1)
     advantages = torch.empty_like(deltas)
     correction = torch.zeros_like(last_values)  # v - V of the step after
     for delta, decay, rho, advantage in reversed(list(zip(deltas, decays, ratio, advantages, strict=True))):
         correction = rho * torch.add(delta, decay * correction, out=advantage)
     return advantages, values + ratio * advantages
-
-
-def _check_rollout(
-    rewards: Tensor, values: Tensor, episode_starts: Tensor, last_values: Tensor, last_dones: Tensor
-) -> None:
-    if not rewards.ndim == 2 or not rewards.shape == values.shape == episode_starts.shape:
-        raise ValueError(
-            "rewards, values and episode_starts must share one shape [T, N], got "
-            f"{tuple(rewards.shape)}, {tuple(values.shape)} and {tuple(episode_starts.shape)}"
-        )
-    if not last_values.shape == last_dones.shape == rewards.shape[1:]:
-        raise ValueError(
-            f"last_values and last_dones must be [N] = {list(rewards.shape[1:])}, got "
-            f"{tuple(last_values.shape)} and {tuple(last_dones.shape)}"
-        )
 
 
 def _deltas(
@@ -104,7 +87,20 @@ def _deltas(
     gamma: float,
     gae_lambda: float,
 ) -> tuple[Tensor, Tensor]:
-    """One-step errors, and what of the next step's sum enters each; both ``[T, N]``."""
+    """One-step errors, and what of the next step's sum enters each; both ``[T, N]``.
+
+    :raises ValueError: if the shapes do not fit
+    """
+    if not rewards.ndim == 2 or not rewards.shape == values.shape == episode_starts.shape:
+        raise ValueError(
+            "rewards, values and episode_starts must share one shape [T, N], got "
+            f"{tuple(rewards.shape)}, {tuple(values.shape)} and {tuple(episode_starts.shape)}"
+        )
+    if not last_values.shape == last_dones.shape == rewards.shape[1:]:
+        raise ValueError(
+            f"last_values and last_dones must be [N] = {list(rewards.shape[1:])}, got "
+            f"{tuple(last_values.shape)} and {tuple(last_dones.shape)}"
+        )
     next_values = torch.cat([values[1:], last_values[None]])
     continues = 1.0 - torch.cat([episode_starts[1:], last_dones[None]])
     return rewards + gamma * next_values * continues - values, (gamma * gae_lambda) * continues
