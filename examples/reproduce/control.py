@@ -10,10 +10,10 @@ plain policy gradient, DG and the gates with what else they have in common, besi
 best settings that their users publish. ``aggregate``: all environments of MuJoCo together.
 """
 
+import functools
 import math
 from collections import deque
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,10 @@ class Config:
     relu: bool = False
     log_std_init: float = 0.0
     use_sde: bool = False
-    cnn: bool = False  # MinAtarCNN, shared
+    cnn: bool = False  # SHARED_CNN
 
 
+SHARED_CNN: dict[str, Any] = {"features_extractor_class": MinAtarCNN, "net_arch": []}
 MUJOCO = {
     task.env: task
     for task in (
@@ -220,12 +221,19 @@ ATARI: dict[str, dict[str, Any]] = {
 
 def published(method: str, env: str) -> dict[str, Any]:
     """Settings of a method of another package: RL-Zoo's, but for A2C on MuJoCo."""
+    settings: dict[str, Any]
     if env in MINATAR:
-        return ATARI[method]
-    if method == "a2c":
-        return {**STRONG_A2C, "gamma": MUJOCO[env].gamma}
-    settings: dict[str, Any] = yaml.safe_load((ZOO_CONFIGS / f"{method}.yml").read_text())[env]
+        settings = ATARI[method]
+    elif method == "a2c":
+        settings = {**STRONG_A2C, "gamma": MUJOCO[env].gamma}
+    else:
+        settings = zoo_config(method)[env]
     return {key: value for key, value in settings.items() if key not in ("normalize", "n_timesteps", "policy")}
+
+
+@functools.cache
+def zoo_config(method: str) -> Any:
+    return yaml.safe_load((ZOO_CONFIGS / f"{method}.yml").read_text())
 
 
 #: by method of ours, what of TUNING is its own; the rest is what they have in common
@@ -292,9 +300,7 @@ def lever_arms(task: Config) -> dict[tuple[str, str], Config]:
 RATES = (3e-4, 1e-3, 3e-3)
 #: nine trials for each method, the temperature and the entropy bonus among them; the plain method's are learning rates
 TUNING: dict[str, list[dict[str, Any]]] = {
-    "pg": [
-        {"learning_rate": rate} for rate in (1e-4, 2e-4, *RATES[:1], 5e-4, *RATES[1:2], 2e-3, *RATES[2:], 5e-3, 1e-2)
-    ],
+    "pg": [{"learning_rate": r} for r in (1e-4, 2e-4, 3e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2)],
     "pg_entropy": [{"learning_rate": r, "ent_coef": e} for e in (3e-4, 3e-3, 3e-2) for r in RATES],
     "dg": [{"learning_rate": r, "temperature": t} for t in (4.0, 10.0, 30.0) for r in RATES],
 }
@@ -347,7 +353,7 @@ def make_model(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
     if config.relu:
         networks["activation_fn"] = nn.ReLU
     if config.cnn:
-        networks = {"features_extractor_class": MinAtarCNN, "net_arch": []}
+        networks = dict(SHARED_CNN)
     model = cls("MlpPolicy", env, policy_kwargs=networks, **arguments)
     if config.clip_apart:
         clip_apart(model)
@@ -362,7 +368,7 @@ def make_other(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
     if isinstance(settings.get("policy_kwargs"), str):
         settings["policy_kwargs"] = eval(settings["policy_kwargs"], {"nn": nn, "dict": dict})  # as RL-Zoo reads it
     if config.cnn:
-        settings["policy_kwargs"] = {"features_extractor_class": MinAtarCNN, "net_arch": []}
+        settings["policy_kwargs"] = dict(SHARED_CNN)  # A2C adds its optimiser to what it is given
     return OTHERS[config.method]("MlpPolicy", env, seed=seed, device="cpu", **settings)
 
 
@@ -385,7 +391,7 @@ LABELS = {
     "random_3": ("random rows, rate .3", harness.COLOURS["oracle"], "--"),
     "random_1": ("random rows, rate .1", harness.COLOURS["oracle"], ":"),
 }
-iqm = partial(trim_mean, proportiontocut=0.25)  # interquartile mean, over the seeds of one task
+iqm = functools.partial(trim_mean, proportiontocut=0.25)  # interquartile mean, over the seeds of one task
 
 
 def curves(runs: Runs) -> Figure:
@@ -414,17 +420,11 @@ def levers(runs: Runs) -> Figure:
         arms = lever_arms(task)
         for method, shift in (("pg", -0.15), ("dg", 0.15)):
             label, colour, _ = LABELS[method]
-            found = {names.index(name): runs.last(c, "deterministic") for (name, m), c in arms.items() if m == method}
-            done = {place: harness.interval(values) for place, values in found.items() if values.size}
-            if not done:
-                continue
-            mean, low, high = np.array(list(done.values())).T
-            places = np.array(list(done)) + shift
-            axes.errorbar(
-                mean, places, xerr=[mean - low, high - mean], fmt="o", markersize=4, color=colour, label=label
-            )
-            if 0 in done:
-                axes.axvline(float(done[0][0]), color=colour, linestyle=":", linewidth=1)
+            found = {name: runs.last(config, "deterministic") for (name, m), config in arms.items() if m == method}
+            places = [names.index(name) + shift for name in found]
+            harness.intervals(axes, places, list(found.values()), label, markersize=4, color=colour)
+            if found["as it is"].size:
+                axes.axvline(float(found["as it is"].mean()), color=colour, linestyle=":", linewidth=1)
         axes.set_yticks(range(len(names)), names if axes is panels[0] else [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="return of 10 evaluation episodes")

@@ -14,7 +14,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import training
 from harness import Array, Row, Runs
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -158,19 +157,13 @@ def final(runs: Runs) -> Figure:
     for axes, task in zip(panels, TASKS.values(), strict=True):
         mine = [config for config in runs.configs if config.env == task.env]
         for metric, colour, shift in (("sampled", "pg", -0.13), ("deterministic", "kondo", 0.13)):
-            bars(axes, runs, mine, metric, shift, color=harness.COLOURS[colour])
+            places, samples = np.arange(len(mine)) + shift, [runs.last(config, metric) for config in mine]
+            harness.intervals(axes, places, samples, metric, markersize=4, color=harness.COLOURS[colour])
         axes.set_yticks(range(len(mine)), [label(config) if axes is panels[0] else "" for config in mine])
         axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="return")
         axes.set_ylim(max(len(mine), 1) - 0.5, -0.5)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
-
-
-def bars(axes: Axes, runs: Runs, configs: list[Config], metric: str, shift: float, **style: Any) -> None:
-    done = [(i + shift, *harness.interval(v)) for i, c in enumerate(configs) if (v := runs.last(c, metric)).size]
-    if done:
-        place, mean, low, high = np.array(done).T
-        axes.errorbar(mean, place, xerr=[mean - low, high - mean], fmt="o", markersize=4, label=metric, **style)
 
 
 EXPERIMENT = harness.Experiment(

@@ -19,7 +19,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -278,11 +278,32 @@ def band(axes: Axes, x: Array, values: Array, label: str, statistic: Statistic =
 
 def points(axes: Axes, x: Sequence[float], samples: Sequence[Array], label: str, **style: Any) -> None:
     """Mean and interval at each x, over however many seeds ran there; none where none did."""
-    done = [(place, *interval(sample)) for place, sample in zip(x, samples, strict=True) if sample.size]
-    if done:
-        place, middle, low, high = np.array(done).T
+    place, middle, low, high = estimates(x, samples)
+    if place.size:
         (line,) = axes.plot(place, middle, label=label, marker="o", **style)
         axes.fill_between(place, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+
+
+def intervals(
+    axes: Axes,
+    places: Iterable[float],
+    samples: Sequence[Array],
+    label: str | None = None,
+    upright: bool = False,
+    **style: Any,
+) -> None:
+    """As :func:`points`, of things that have no order: a dot and a bar each, along x, or along y if upright."""
+    place, middle, low, high = estimates(places, samples)
+    if place.size:
+        error = [middle - low, high - middle]
+        along = {"x": place, "y": middle, "yerr": error} if upright else {"x": middle, "y": place, "xerr": error}
+        axes.errorbar(**along, fmt="o", label=label, **style)
+
+
+def estimates(places: Iterable[float], samples: Sequence[Array]) -> Array:
+    """Where anything was run: place, mean, lower and upper bound, ``[4, *]``."""
+    done = [(place, *interval(sample)) for place, sample in zip(places, samples, strict=True) if sample.size]
+    return np.array(done, dtype=float).reshape(-1, 4).T
 
 
 def legend(axes: Axes, **options: Any) -> None:

@@ -161,15 +161,10 @@ def draw_frictions(axes: Axes, runs: Runs, task: Config) -> None:
     """One group for each friction; "none" is the staleness of 0."""
     groups = ["none", *friction_names(task)]
     for i, (method, (_, colour, line)) in enumerate(LABELS.items()):
-        for place, name in enumerate(groups):
-            found = scores(runs, troubled(task, method, name))
-            if not len(found):
-                continue
-            middle, low, high = harness.interval(found)
-            x = place + (i - (len(LABELS) - 1) / 2) * 0.11
-            error = [[middle - low], [high - middle]]
-            fill = colour if line == "-" else "white"
-            axes.errorbar(x, middle, error, fmt="o", color=colour, markerfacecolor=fill, markersize=5)
+        places = np.arange(len(groups)) + (i - (len(LABELS) - 1) / 2) * 0.11
+        samples = [scores(runs, troubled(task, method, name)) for name in groups]
+        fill = colour if line == "-" else "white"
+        harness.intervals(axes, places, samples, upright=True, color=colour, markerfacecolor=fill, markersize=5)
     names = ["all, and\n10 rollouts old" if name == "all" else name for name in groups]
     axes.set_xticks(range(len(groups)), names)
     axes.set(title="what goes wrong on the actor", ylabel="return")
