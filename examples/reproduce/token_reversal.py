@@ -77,6 +77,7 @@ FRICTIONS: dict[str, Any] = {
     "discovery": 0.01,
 }  # U: levels are not reported
 MAIN = ("pg", "pmpo", "ppo", "dg")
+FRESH = ("pg", "pmpo", "dg")  # without old actors every ratio is 1, and PPO is the policy gradient
 
 
 def vary(config: Config, field: str, values: tuple[Any, ...]) -> list[Config]:
@@ -112,10 +113,13 @@ SWEEP: dict[str, list[Config]] = {
         Config(method=method, target=target, reward=reward)
         for reward in ("bag", "sequential")
         for target in ("copy", "flip", "reverse", "reverse_flip")
-        for method in ("pg", "ppo", "dg")
+        for method in FRESH
     ],
-    "scaling": [Config(method=m, horizon=h, updates=2000) for m in MAIN for h in (2, 4, 6, 8, 10, 12, 14)]
-    + [Config(method=m, symbols=s, horizon=5, updates=2000) for m in MAIN for s in (2, 4, 8, 16)],
+    "scaling": [Config(method=m, horizon=h) for m in FRESH for h in (5, 10, 15, 20)]
+    + [Config(method=m, symbols=s) for m in FRESH for s in (2, 4, 8, 16)]
+    + [
+        scaled_frictions(Config(method=m, horizon=h, updates=2000), 1) for m in MAIN for h in (2, 4, 6, 8, 10, 12, 14)
+    ],
     "asynchronous": [
         WarmConfig(method=m, learning_rate=rate)
         for rate in (1e-3, 3e-3)
@@ -479,7 +483,7 @@ def variants(runs: Runs) -> Figure:
     figure, axes = harness.panels(2)
     for panel, reward in zip(axes, ("bag", "sequential"), strict=True):
         targets = list(dict.fromkeys(c.target for c in runs.configs))
-        for offset, method in enumerate(("pg", "ppo", "dg")):
+        for offset, method in enumerate(FRESH):
             for place, target in enumerate(targets):
                 for config in runs.configs:
                     if (config.method, config.target, config.reward) == (method, target, reward):
@@ -497,16 +501,23 @@ def bar(panel: Axes, x: float, values: Array, config: Config) -> None:
 
 def scaling(runs: Runs) -> Figure:
     """Final error by horizon and by number of symbols; a task counts as solved below 5 % error."""
-    figure, axes = harness.panels(2)
-    for panel, field, horizon_varies in ((axes[0], "horizon", True), (axes[1], "symbols", False)):
+    figure, axes = harness.panels(3, width=4.4)
+    fresh = [config for config in runs.configs if not config.delay]
+    by_field = {
+        "horizon": [config for config in fresh if config.symbols == DG.symbols],
+        "symbols": [config for config in fresh if config.horizon == DG.horizon],
+        "horizon, all four frictions": [config for config in runs.configs if config.delay],
+    }
+    for panel, (label, configs) in zip(axes, by_field.items(), strict=True):
+        field = label.split(",")[0]
         for method in MAIN:
-            chosen = [c for c in runs.configs if c.method == method]
-            chosen = [c for c in chosen if (c.symbols == 2 or c.horizon != 5) == horizon_varies]
+            chosen = sorted((c for c in configs if c.method == method), key=lambda c: getattr(c, field))
             x, errors = [getattr(c, field) for c in chosen], [runs.last(c, "error") for c in chosen]
             harness.points(panel, x, errors, NAMES[method], color=COLOURS[method])
         panel.axhline(0.05, color="black", linewidth=0.6, linestyle=":")
-        panel.set(xlabel=field, ylabel="error at the end", yscale="log", ylim=(1e-4, 1))
+        panel.set(xlabel=label, title=f"after {configs[0].updates} updates", yscale="log", ylim=(1e-4, 1))
         harness.legend(panel)
+    axes[0].set_ylabel("error of sampled answers")
     return figure
 
 
