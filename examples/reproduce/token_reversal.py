@@ -515,7 +515,7 @@ def scaling(runs: Runs) -> Figure:
             x, errors = [getattr(c, field) for c in chosen], [runs.last(c, "error") for c in chosen]
             harness.points(panel, x, errors, NAMES[method], color=COLOURS[method])
         panel.axhline(0.05, color="black", linewidth=0.6, linestyle=":")
-        panel.set(xlabel=label, title=f"after {configs[0].updates} updates", yscale="log", ylim=(1e-4, 1))
+        panel.set(xlabel=label, yscale="log", ylim=(1e-4, 1))
         harness.legend(panel)
     axes[0].set_ylabel("error of sampled answers")
     return figure
