@@ -479,24 +479,27 @@ def friction_levels(runs: Runs) -> Figure:
 
 
 def variants(runs: Runs) -> Figure:
-    """Bars: final error by target, one panel per reward."""
+    """Final error by target, one panel per reward."""
     figure, axes = harness.panels(2)
     for panel, reward in zip(axes, ("bag", "sequential"), strict=True):
-        targets = list(dict.fromkeys(c.target for c in runs.configs))
-        for offset, method in enumerate(FRESH):
-            for place, target in enumerate(targets):
-                for config in runs.configs:
-                    if (config.method, config.target, config.reward) == (method, target, reward):
-                        bar(panel, place + (offset - 1) / 4, runs.last(config, "error"), config)
-        panel.set(title=f"{reward} reward", ylabel="error at the end", yscale="log", ylim=(1e-4, 1))
+        configs = [config for config in runs.configs if config.reward == reward]
+        targets = list(dict.fromkeys(config.target for config in configs))
+        for shift, method in zip((-0.15, 0, 0.15), FRESH, strict=True):
+            chosen = [config for config in configs if config.method == method]
+            places = [targets.index(config.target) + shift for config in chosen]
+            errors = [runs.last(config, "error") for config in chosen]
+            harness.intervals(panel, places, errors, NAMES[method], upright=True, color=COLOURS[method])
+        show_final_errors(panel)
+        panel.set_title(f"{reward} reward")
         panel.set_xticks(range(len(targets)), [target.replace("_", "\n") for target in targets])
+    harness.legend(axes[0])
     return figure
 
 
-def bar(panel: Axes, x: float, values: Array, config: Config) -> None:
-    if values.size:
-        middle, low, high = harness.interval(values)
-        panel.bar(x, middle, 0.22, color=colour(config), yerr=[[middle - low], [high - middle]])
+def show_final_errors(panel: Axes) -> None:
+    """On a scale that is linear below .001, to show an error of 0."""
+    panel.set(ylim=(-1e-4, 1), ylabel="error of sampled answers at the end")
+    panel.set_yscale("symlog", linthresh=1e-3)
 
 
 def scaling(runs: Runs) -> Figure:
@@ -515,9 +518,9 @@ def scaling(runs: Runs) -> Figure:
             x, errors = [getattr(c, field) for c in chosen], [runs.last(c, "error") for c in chosen]
             harness.points(panel, x, errors, NAMES[method], color=COLOURS[method])
         panel.axhline(0.05, color="black", linewidth=0.6, linestyle=":")
-        panel.set(xlabel=label, yscale="log", ylim=(1e-4, 1))
+        panel.set_xlabel(label)
+        show_final_errors(panel)
         harness.legend(panel)
-    axes[0].set_ylabel("error of sampled answers")
     return figure
 
 
