@@ -18,7 +18,7 @@ import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from harness import Array, Row, Runs
+from harness import Row, Runs
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -117,9 +117,7 @@ SWEEP: dict[str, list[Config]] = {
     ],
     "scaling": [Config(method=m, horizon=h) for m in FRESH for h in (5, 10, 15, 20)]
     + [Config(method=m, symbols=s) for m in FRESH for s in (2, 4, 8, 16)]
-    + [
-        scaled_frictions(Config(method=m, horizon=h, updates=2000), 1) for m in MAIN for h in (2, 4, 6, 8, 10, 12, 14)
-    ],
+    + [scaled_frictions(Config(method=m, horizon=h, updates=2000), 1) for m in MAIN for h in (2, 4, 6, 8, 10, 12, 14)],
     "asynchronous": [
         WarmConfig(method=m, learning_rate=rate)
         for rate in (1e-3, 3e-3)
