@@ -76,17 +76,19 @@ FRICTIONS: dict[str, Any] = {
     "corruption": 0.1,
     "discovery": 0.01,
 }  # U: levels are not reported
-MAIN = ("pg", "pmpo", "ppo", "dg")
-FRESH = ("pg", "pmpo", "dg")  # without old actors every ratio is 1, and PPO is the policy gradient
+BONUS = Config(entropy_bonus=0.01)  # the best one of the figure `entropy`
+MAIN = (Config(), BONUS, Config(method="pmpo"), Config(method="ppo"), DG)
+FRESH = (Config(), BONUS, Config(method="pmpo"), DG)  # without old actors every ratio is 1, and PPO the policy gradient
 
 
 def vary(config: Config, field: str, values: tuple[Any, ...]) -> list[Config]:
     return [dataclasses.replace(config, **{field: value}) for value in values]
 
 
-def scaled_frictions(config: Config, level: float) -> Config:
-    """All four frictions at a multiple of their levels."""
-    return dataclasses.replace(config, **{name: type(value)(level * value) for name, value in FRICTIONS.items()})
+def rough(config: Config, level: float) -> Config:
+    """All four frictions at a multiple of their levels, for longer."""
+    frictions = {name: type(value)(level * value) for name, value in FRICTIONS.items()}
+    return dataclasses.replace(config, updates=2000, **frictions)
 
 
 SWEEP: dict[str, list[Config]] = {
@@ -102,22 +104,22 @@ SWEEP: dict[str, list[Config]] = {
         *vary(Config(), "entropy_bonus", (0.01, 0.03, 0.1, 0.3)),
         *vary(DG, "temperature", (0.3, 1.0, 3.0)),
     ],
-    "frictions": [scaled_frictions(Config(method=method, updates=2000), 1) for method in MAIN],
+    "frictions": [rough(arm, 1) for arm in MAIN],
     "each_friction": [
-        Config(method=method, updates=2000, **{name: value}) for name, value in FRICTIONS.items() for method in MAIN
+        dataclasses.replace(arm, updates=2000, **{name: value}) for name, value in FRICTIONS.items() for arm in MAIN
     ],
-    "friction_levels": [
-        scaled_frictions(Config(method=method, updates=2000), level) for level in (0.3, 1, 3) for method in MAIN
-    ],
+    "friction_levels": [rough(arm, level) for level in (0.3, 1, 3) for arm in MAIN],
     "variants": [
-        Config(method=method, target=target, reward=reward)
+        dataclasses.replace(arm, target=target, reward=reward)
         for reward in ("bag", "sequential")
         for target in ("copy", "flip", "reverse", "reverse_flip")
-        for method in FRESH
+        for arm in FRESH
     ],
-    "scaling": [Config(method=m, horizon=h) for m in FRESH for h in (5, 10, 15, 20)]
-    + [Config(method=m, symbols=s) for m in FRESH for s in (2, 4, 8, 16)]
-    + [scaled_frictions(Config(method=m, horizon=h, updates=2000), 1) for m in MAIN for h in (2, 4, 6, 8, 10, 12, 14)],
+    "scaling": [
+        *(config for arm in FRESH for config in vary(arm, "horizon", (5, 10, 15, 20))),
+        *(config for arm in FRESH for config in vary(arm, "symbols", (2, 4, 8, 16))),
+        *(rough(config, 1) for arm in MAIN for config in vary(arm, "horizon", (2, 4, 6, 8, 10, 12, 14))),
+    ],
     "asynchronous": [
         WarmConfig(method=m, learning_rate=rate)
         for rate in (1e-3, 3e-3)
@@ -411,11 +413,17 @@ COLOURS = harness.COLOURS | {"kondo_token": "#e8b98a", "scaled": "#64b5cd", "asy
 
 
 def words(config: Config) -> str:
-    return "half the policy gradient" if math.isinf(config.temperature) else NAMES[config.method]
+    bonus = f", entropy bonus {config.entropy_bonus:g}" if config.entropy_bonus else ""
+    return "half the policy gradient" if math.isinf(config.temperature) else NAMES[config.method] + bonus
 
 
 def colour(config: Config) -> str:
-    return COLOURS["half_pg" if math.isinf(config.temperature) else config.method]
+    return COLOURS["half_pg" if math.isinf(config.temperature) or config.entropy_bonus else config.method]
+
+
+def is_arm(config: Config, arm: Config) -> bool:
+    """Whether a config is this arm on some task."""
+    return (config.method, config.entropy_bonus) == (arm.method, arm.entropy_bonus)
 
 
 def curves(runs: Runs, groups: dict[str, list[Config]], label: Callable[[Config], str] = words) -> Figure:
@@ -482,11 +490,11 @@ def variants(runs: Runs) -> Figure:
     for panel, reward in zip(axes, ("bag", "sequential"), strict=True):
         configs = [config for config in runs.configs if config.reward == reward]
         targets = list(dict.fromkeys(config.target for config in configs))
-        for shift, method in zip((-0.15, 0, 0.15), FRESH, strict=True):
-            chosen = [config for config in configs if config.method == method]
+        for shift, arm in zip((-0.24, -0.08, 0.08, 0.24), FRESH, strict=True):
+            chosen = [config for config in configs if is_arm(config, arm)]
             places = [targets.index(config.target) + shift for config in chosen]
             errors = [runs.last(config, "error") for config in chosen]
-            harness.intervals(panel, places, errors, NAMES[method], upright=True, color=COLOURS[method])
+            harness.intervals(panel, places, errors, words(arm), upright=True, color=colour(arm))
         show_final_errors(panel)
         panel.set_title(f"{reward} reward")
         panel.set_xticks(range(len(targets)), [target.replace("_", "\n") for target in targets])
@@ -511,10 +519,10 @@ def scaling(runs: Runs) -> Figure:
     }
     for panel, (label, configs) in zip(axes, by_field.items(), strict=True):
         field = label.split(",")[0]
-        for method in MAIN:
-            chosen = sorted((c for c in configs if c.method == method), key=lambda c: getattr(c, field))
+        for arm in MAIN:
+            chosen = sorted((c for c in configs if is_arm(c, arm)), key=lambda c: getattr(c, field))
             x, errors = [getattr(c, field) for c in chosen], [runs.last(c, "error") for c in chosen]
-            harness.points(panel, x, errors, NAMES[method], color=COLOURS[method])
+            harness.points(panel, x, errors, words(arm), color=colour(arm))
         panel.axhline(0.05, color="black", linewidth=0.6, linestyle=":")
         panel.set_xlabel(label)
         show_final_errors(panel)
