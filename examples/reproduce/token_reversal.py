@@ -438,9 +438,19 @@ def curves(runs: Runs, groups: dict[str, list[Config]], label: Callable[[Config]
             harness.draw(panel, runs, config, "error", label(config), color=tint, linestyle=dashes)
         panel.set(title=title, xlabel="update", yscale="log", ylim=(1e-4, 1))
     axes[0].set_ylabel("error of sampled answers")
+    label_lines(figure, axes)
+    return figure
+
+
+def label_lines(figure: Figure, axes: list[Axes]) -> None:
+    """One legend below, if one panel shows all that the others show; else one in each."""
+    labelled = [panel.get_legend_handles_labels() for panel in axes]
+    handles, labels = max(labelled, key=lambda each: len(each[1]))
+    if len(axes) > 1 and labels and all(set(labels) >= set(each[1]) for each in labelled):
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        return
     for panel in axes:
         harness.legend(panel)
-    return figure
 
 
 def grouped(runs: Runs, name: Callable[[Config], str]) -> dict[str, list[Config]]:
@@ -498,7 +508,7 @@ def variants(runs: Runs) -> Figure:
         show_final_errors(panel)
         panel.set_title(f"{reward} reward")
         panel.set_xticks(range(len(targets)), [target.replace("_", "\n") for target in targets])
-    harness.legend(axes[0])
+    label_lines(figure, axes)
     return figure
 
 
@@ -526,7 +536,7 @@ def scaling(runs: Runs) -> Figure:
         panel.axhline(0.05, color="black", linewidth=0.6, linestyle=":")
         panel.set_xlabel(label)
         show_final_errors(panel)
-        harness.legend(panel)
+    label_lines(figure, axes)
     return figure
 
 
