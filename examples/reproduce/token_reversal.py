@@ -77,7 +77,7 @@ FRICTIONS: dict[str, Any] = {
     "discovery": 0.01,
 }  # U: levels are not reported
 BONUS = Config(entropy_bonus=0.01)  # the best one of the figure `entropy`
-MAIN = (Config(), BONUS, Config(method="pmpo"), Config(method="ppo"), DG)
+MAIN = (Config(), BONUS, Config(method="pmpo"), Config(method="ppo"), Config(method="scaled"), KONDO, DG)
 FRESH = (Config(), BONUS, Config(method="pmpo"), DG)  # without old actors every ratio is 1, and PPO the policy gradient
 
 
@@ -409,7 +409,7 @@ NAMES = {
     "scaled": "Scaled PO",
     "asympo": "ASymPO",
 }
-COLOURS = harness.COLOURS | {"kondo_token": "#e8b98a", "scaled": "#64b5cd", "asympo": "#333333"}
+COLOURS = harness.COLOURS | {"kondo_token": "#e8b98a", "scaled": "#64b5cd", "asympo": "#333333", "bonus": "#8c8c8c"}
 
 
 def words(config: Config) -> str:
@@ -418,7 +418,8 @@ def words(config: Config) -> str:
 
 
 def colour(config: Config) -> str:
-    return COLOURS["half_pg" if math.isinf(config.temperature) or config.entropy_bonus else config.method]
+    name = "half_pg" if math.isinf(config.temperature) else "bonus" if config.entropy_bonus else config.method
+    return COLOURS[name]
 
 
 def is_arm(config: Config, arm: Config) -> bool:
