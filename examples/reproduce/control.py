@@ -408,7 +408,7 @@ def curves(runs: Runs) -> Figure:
     panels[0].set(xlabel="million environment steps", ylabel="return of 10 evaluation episodes, interquartile mean")
     panels[1].set(xlabel="seconds of one core, without evaluation", xscale="log")
     figure.suptitle(runs.configs[0].env)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    harness.legend_below(figure, panels[0], 4)
     return figure
 
 
@@ -428,7 +428,7 @@ def levers(runs: Runs) -> Figure:
         axes.set_yticks(range(len(names)), names if axes is panels[0] else [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="return of 10 evaluation episodes")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    harness.legend_below(figure, panels[0], 2)
     return figure
 
 

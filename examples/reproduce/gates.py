@@ -162,7 +162,7 @@ def final(runs: Runs) -> Figure:
         axes.set_yticks(range(len(mine)), [label(config) if axes is panels[0] else "" for config in mine])
         axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="return")
         axes.set_ylim(max(len(mine), 1) - 0.5, -0.5)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    harness.legend_below(figure, panels[0], 2)
     return figure
 
 

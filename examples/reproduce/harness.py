@@ -311,6 +311,11 @@ def legend(axes: Axes, **options: Any) -> None:
         axes.legend(**options)
 
 
+def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
+    """One legend for all panels, by what one of them shows."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+
+
 # --- random numbers, and the command line -------------------------------------------------------------------------
 
 

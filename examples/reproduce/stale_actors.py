@@ -175,7 +175,7 @@ def draw(runs: Runs, task: Config) -> Figure:
     draw_staleness(panels[0], runs, task)
     if len(panels) == 2:
         draw_frictions(panels[1], runs, task)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    harness.legend_below(figure, panels[0], 4)
     return figure
 
 

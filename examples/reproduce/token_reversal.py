@@ -77,7 +77,10 @@ FRICTIONS: dict[str, Any] = {
     "discovery": 0.01,
 }  # U: levels are not reported
 BONUS = Config(entropy_bonus=0.01)  # the best one of the figure `entropy`
-MAIN = (Config(), BONUS, Config(method="pmpo"), Config(method="ppo"), Config(method="scaled"), KONDO, DG)
+MAIN = [  # under frictions learning takes longer
+    dataclasses.replace(arm, updates=2000)
+    for arm in (Config(), BONUS, Config(method="pmpo"), Config(method="ppo"), Config(method="scaled"), KONDO, DG)
+]
 FRESH = (Config(), BONUS, Config(method="pmpo"), DG)  # without old actors every ratio is 1, and PPO the policy gradient
 
 
@@ -85,10 +88,9 @@ def vary(config: Config, field: str, values: tuple[Any, ...]) -> list[Config]:
     return [dataclasses.replace(config, **{field: value}) for value in values]
 
 
-def rough(config: Config, level: float) -> Config:
-    """All four frictions at a multiple of their levels, for longer."""
-    frictions = {name: type(value)(level * value) for name, value in FRICTIONS.items()}
-    return dataclasses.replace(config, updates=2000, **frictions)
+def scaled_frictions(config: Config, level: float) -> Config:
+    """All four frictions at a multiple of their levels."""
+    return dataclasses.replace(config, **{name: type(value)(level * value) for name, value in FRICTIONS.items()})
 
 
 SWEEP: dict[str, list[Config]] = {
@@ -104,11 +106,9 @@ SWEEP: dict[str, list[Config]] = {
         *vary(Config(), "entropy_bonus", (0.01, 0.03, 0.1, 0.3)),
         *vary(DG, "temperature", (0.3, 1.0, 3.0)),
     ],
-    "frictions": [rough(arm, 1) for arm in MAIN],
-    "each_friction": [
-        dataclasses.replace(arm, updates=2000, **{name: value}) for name, value in FRICTIONS.items() for arm in MAIN
-    ],
-    "friction_levels": [rough(arm, level) for level in (0.3, 1, 3) for arm in MAIN],
+    "frictions": [scaled_frictions(arm, 1) for arm in MAIN],
+    "each_friction": [dataclasses.replace(arm, **{name: value}) for name, value in FRICTIONS.items() for arm in MAIN],
+    "friction_levels": [scaled_frictions(arm, level) for level in (0.3, 1, 3) for arm in MAIN],
     "variants": [
         dataclasses.replace(arm, target=target, reward=reward)
         for reward in ("bag", "sequential")
@@ -118,7 +118,7 @@ SWEEP: dict[str, list[Config]] = {
     "scaling": [
         *(config for arm in FRESH for config in vary(arm, "horizon", (5, 10, 15, 20))),
         *(config for arm in FRESH for config in vary(arm, "symbols", (2, 4, 8, 16))),
-        *(rough(config, 1) for arm in MAIN for config in vary(arm, "horizon", (2, 4, 6, 8, 10, 12, 14))),
+        *(scaled_frictions(config, 1) for arm in MAIN for config in vary(arm, "horizon", (2, 4, 6, 8, 10, 12, 14))),
     ],
     "asynchronous": [
         WarmConfig(method=m, learning_rate=rate)
@@ -422,11 +422,6 @@ def colour(config: Config) -> str:
     return COLOURS[name]
 
 
-def is_arm(config: Config, arm: Config) -> bool:
-    """Whether a config is this arm on some task."""
-    return (config.method, config.entropy_bonus) == (arm.method, arm.entropy_bonus)
-
-
 def curves(runs: Runs, groups: dict[str, list[Config]], label: Callable[[Config], str] = words) -> Figure:
     """Error over updates, one panel per titled group of configs."""
     figure, axes = harness.panels(len(groups), width=5.2 if len(groups) < 3 else 3.8)
@@ -445,32 +440,34 @@ def curves(runs: Runs, groups: dict[str, list[Config]], label: Callable[[Config]
 
 def label_lines(figure: Figure, axes: list[Axes]) -> None:
     """One legend below, if one panel shows all that the others show; else one in each."""
-    labelled = [panel.get_legend_handles_labels() for panel in axes]
-    handles, labels = max(labelled, key=lambda each: len(each[1]))
-    if len(axes) > 1 and labels and all(set(labels) >= set(each[1]) for each in labelled):
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    shown = [set(panel.get_legend_handles_labels()[1]) for panel in axes]
+    most = max(shown, key=len)
+    if len(axes) > 1 and most and all(most >= each for each in shown):
+        harness.legend_below(figure, axes[shown.index(most)], len(most))
         return
     for panel in axes:
         harness.legend(panel)
 
 
-def grouped(runs: Runs, name: Callable[[Config], str]) -> dict[str, list[Config]]:
+def grouped(configs: list[Config], name: Callable[[Config], str]) -> dict[str, list[Config]]:
     groups: dict[str, list[Config]] = {}
-    for config in runs.configs:
+    for config in configs:
         groups.setdefault(name(config), []).append(config)
     return groups
 
 
 def learning(runs: Runs) -> Figure:
-    return curves(runs, grouped(runs, lambda c: f"{c.horizon} tokens of {c.symbols} symbols"))
+    return curves(runs, grouped(runs.configs, lambda c: f"{c.horizon} tokens of {c.symbols} symbols"))
 
 
 def initial(runs: Runs) -> Figure:
-    return curves(runs, grouped(runs, lambda c: f"initial weights: {c.initial}"))
+    return curves(runs, grouped(runs.configs, lambda c: f"initial weights: {c.initial}"))
 
 
 def entropy(runs: Runs) -> Figure:
-    groups = grouped(runs, lambda c: {"pg": "PG with an entropy bonus", "dg": "DG by temperature (1: paper)"}[c.method])
+    groups = grouped(
+        runs.configs, lambda c: {"pg": "PG with an entropy bonus", "dg": "DG by temperature (1: paper)"}[c.method]
+    )
     return curves(
         runs, groups, lambda c: f"bonus {c.entropy_bonus:g}" if c.method == "pg" else f"temperature {c.temperature:g}"
     )
@@ -488,26 +485,25 @@ def frictions_of(config: Config) -> str:
 
 
 def frictions(runs: Runs) -> Figure:
-    return curves(runs, grouped(runs, frictions_of))
+    return curves(runs, grouped(runs.configs, frictions_of))
 
 
 def friction_levels(runs: Runs) -> Figure:
-    return curves(runs, grouped(runs, lambda c: f"actor up to {c.delay} updates old, bug {c.actor_bug:.0%}"))
+    return curves(runs, grouped(runs.configs, lambda c: f"actor up to {c.delay} updates old, bug {c.actor_bug:.0%}"))
 
 
 def variants(runs: Runs) -> Figure:
     """Final error by target, one panel per reward."""
-    figure, axes = harness.panels(2)
-    for panel, reward in zip(axes, ("bag", "sequential"), strict=True):
-        configs = [config for config in runs.configs if config.reward == reward]
+    groups = grouped(runs.configs, lambda c: f"{c.reward} reward")
+    figure, axes = harness.panels(len(groups))
+    for panel, (title, configs) in zip(axes, groups.items(), strict=True):
         targets = list(dict.fromkeys(config.target for config in configs))
-        for shift, arm in zip((-0.24, -0.08, 0.08, 0.24), FRESH, strict=True):
-            chosen = [config for config in configs if is_arm(config, arm)]
-            places = [targets.index(config.target) + shift for config in chosen]
+        for i, (label, chosen) in enumerate(grouped(configs, words).items()):
+            places = [targets.index(config.target) + 0.16 * (i - (len(FRESH) - 1) / 2) for config in chosen]
             errors = [runs.last(config, "error") for config in chosen]
-            harness.intervals(panel, places, errors, words(arm), upright=True, color=colour(arm))
+            harness.intervals(panel, places, errors, label, upright=True, color=colour(chosen[0]))
         show_final_errors(panel)
-        panel.set_title(f"{reward} reward")
+        panel.set_title(title)
         panel.set_xticks(range(len(targets)), [target.replace("_", "\n") for target in targets])
     label_lines(figure, axes)
     return figure
@@ -530,10 +526,9 @@ def scaling(runs: Runs) -> Figure:
     }
     for panel, (label, configs) in zip(axes, by_field.items(), strict=True):
         field = label.split(",")[0]
-        for arm in MAIN:
-            chosen = sorted((c for c in configs if is_arm(c, arm)), key=lambda c: getattr(c, field))
+        for name, chosen in grouped(configs, words).items():
             x, errors = [getattr(c, field) for c in chosen], [runs.last(c, "error") for c in chosen]
-            harness.points(panel, x, errors, words(arm), color=colour(arm))
+            harness.points(panel, x, errors, name, color=colour(chosen[0]))
         panel.axhline(0.05, color="black", linewidth=0.6, linestyle=":")
         panel.set_xlabel(label)
         show_final_errors(panel)
@@ -542,7 +537,7 @@ def scaling(runs: Runs) -> Figure:
 
 
 def asynchronous(runs: Runs) -> Figure:
-    return curves(runs, grouped(runs, lambda c: f"warm start, old actors, learning rate {c.learning_rate:g}"))
+    return curves(runs, grouped(runs.configs, lambda c: f"warm start, old actors, learning rate {c.learning_rate:g}"))
 
 
 FIGURES = {
