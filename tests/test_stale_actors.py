@@ -26,10 +26,26 @@ def test_arms_differ_in_method_staleness_and_friction_alone(task: str) -> None:
     arms = stale_actors.SWEEP[task]
     assert {dataclasses.replace(arm, method="pg", staleness=0, friction="none") for arm in arms} == {TASKS[task]}
     assert len({harness.run_name(arm) for arm in arms}) == len(arms)
+    conditions = {(arm.staleness, arm.friction) for arm in arms}
+    assert {(k, "none") for k in STALENESS} <= conditions
     for method in METHODS:
         mine = {(arm.staleness, arm.friction) for arm in arms if arm.method == method}
-        assert {(k, "none") for k in STALENESS} <= mine
-        assert {(arm.staleness, arm.friction) for arm in arms} == mine
+        fresh = {each for each in conditions if each[0] == 0} if method in stale_actors.RATIO_METHODS else set()
+        assert mine == conditions - fresh
+
+
+@pytest.mark.parametrize("friction", ["none", "bug", "corruption", "discovery", "mismatch"])
+def test_by_fresh_weights_methods_with_ratios_are_the_policy_gradient(friction: str) -> None:
+    """So they are not run: the arm of the policy gradient stands for them."""
+    runs = {
+        m: stale_actors.run(dataclasses.replace(SHORT, method=m, friction=friction), [0]) for m in ("pg", "iw", "ppo")
+    }
+    scores = {method: [row["sampled"] for row in rows] for method, rows in runs.items()}
+    assert scores["iw"] == pytest.approx(scores["pg"])
+    assert scores["ppo"] == pytest.approx(scores["pg"])
+    assert {stale_actors.arm(SHORT, method, friction=friction) for method in runs} == {
+        dataclasses.replace(SHORT, friction=friction)
+    }
 
 
 def test_methods_have_equal_settings() -> None:

@@ -93,15 +93,25 @@ def friction_names(task: Config) -> list[str]:
     return [name for name in FRICTIONS if name != "discovery" or task.env in EXPERTS]
 
 
-def arms(task: Config) -> list[Config]:
-    """Staleness first: what a stopped command leaves is whole."""
-    stale = [replace(task, method=method, staleness=k) for k in STALENESS for method in METHODS]
-    return stale + [troubled(task, method, name) for name in friction_names(task) for method in METHODS]
+RATIO_METHODS = ("iw", "ppo")
+
+
+def arm(task: Config, method: str, staleness: int = 0, friction: str = "none") -> Config:
+    """With the learner's own weights on the actor every ratio is 1: those who use it are the policy gradient."""
+    if staleness == 0 and method in RATIO_METHODS:
+        method = "pg"
+    return replace(task, method=method, staleness=staleness, friction=friction)
 
 
 def troubled(task: Config, method: str, friction: str) -> Config:
     """One friction alone, by fresh weights; or all of them, by weights ten rollouts old."""
-    return replace(task, method=method, friction=friction, staleness=10 if friction == "all" else 0)
+    return arm(task, method, 10 if friction == "all" else 0, friction)
+
+
+def arms(task: Config) -> list[Config]:
+    """Staleness first: what a stopped command leaves is whole."""
+    stale = [arm(task, method, k) for k in STALENESS for method in METHODS]
+    return list(dict.fromkeys(stale + [troubled(task, m, name) for name in friction_names(task) for m in METHODS]))
 
 
 SWEEP = {name: arms(task) for name, task in TASKS.items()}
@@ -147,7 +157,7 @@ def scores(runs: Runs, config: Config) -> harness.Array:
 
 def draw_staleness(axes: Axes, runs: Runs, task: Config) -> None:
     for method, (label, colour, line) in LABELS.items():
-        found = [scores(runs, replace(task, method=method, staleness=k)) for k in STALENESS]
+        found = [scores(runs, arm(task, method, k)) for k in STALENESS]
         harness.points(axes, range(len(STALENESS)), found, label, color=colour, linestyle=line)
     axes.set_xticks(range(len(STALENESS)), [str(k) for k in STALENESS])
     axes.set(
