@@ -54,16 +54,16 @@ class ActorSpec:
             require(isinstance(friction, Friction), "frictions", friction, "a sequence of sb3_delight.frictions")
         assert algorithm.env is not None
         names = ("n_steps", "gamma", "use_sde", "sde_sample_freq", "policy_kwargs")
-        seed, steps = algorithm.seed, algorithm.num_timesteps
-        if seed is None or steps:  # what was collected before is not collected again
-            seed = _derived_seed(seed, steps)
+        seed, updates = algorithm.seed, algorithm._n_updates
+        if seed is None or updates:  # what was collected before is not collected again
+            seed = _derived_seed(seed, updates)
         return cls(
             env=EnvCopy.of(algorithm.env, env_fn),
             policy_class=algorithm.policy_class,  # type: ignore[arg-type]
             arguments={name: getattr(algorithm, name) for name in names},
             frictions=tuple(frictions),
             seed=seed,
-            num_timesteps=steps,
+            num_timesteps=algorithm.num_timesteps,
         )
 
 
@@ -145,9 +145,9 @@ class _Recorder(BaseCallback):
 class LocalActors:
     """One actor in the learner's process, with weights of past rollouts on purpose: deterministic, for experiments.
 
-    The actor draws from the process's pseudo-random generators, as the learner itself would: with ``staleness=0``
-    training is that without actors, parameter for parameter. VecNormalize's statistics are current, however stale the
-    weights.
+    The actor draws from the process's pseudo-random generators, as the learner itself would: with ``staleness=0`` a
+    first ``learn()`` is that without actors, parameter for parameter; a later one begins new episodes, by seeds of its
+    own. VecNormalize's statistics are current, however stale the weights.
 
     :param staleness: how many rollouts ago the weights that act were published; those of the beginning where there are
         no older ones. A number, a pair ``(low, high)`` to draw from uniformly at each rollout, both included, or a
@@ -160,14 +160,17 @@ class LocalActors:
     def __init__(
         self, staleness: Staleness = 0, frictions: Sequence[Friction] = (), env_fn: EnvMaker | None = None
     ) -> None:
-        bounds = staleness if isinstance(staleness, tuple) else () if callable(staleness) else (staleness,)
         allowed = f"a whole number from 0 to {HISTORY}, a pair (low, high) of these, or a function that draws one"
-        ordered = len(bounds) < 2 or (len(bounds) == 2 and bounds[0] <= bounds[1])
-        require(all(map(_possible, bounds)) and ordered, "staleness", staleness, allowed)
+        if isinstance(staleness, tuple):
+            fits = len(staleness) == 2 and all(map(_possible, staleness)) and staleness[0] <= staleness[1]
+        else:
+            fits = callable(staleness) or _possible(staleness)
+        require(fits, "staleness", staleness, allowed)
         self.staleness = staleness
         self.frictions = tuple(frictions)
         self.env_fn = env_fn
         self._actor: Actor | None = None
+        self._published: deque[tuple[Weights, int]] = deque()
 
     def start(self, algorithm: OnPolicyAlgorithm) -> None:
         """See :class:`~sb3_delight.rollouts.ActorPool`."""
@@ -177,7 +180,7 @@ class LocalActors:
             self._actor = Actor(spec)
         self._generator = np.random.default_rng(_derived_seed(spec.seed))
         longest = HISTORY if callable(self.staleness) else np.max(self.staleness)
-        self._published: deque[tuple[Weights, int]] = deque(maxlen=int(longest) + 1)
+        self._published = deque(maxlen=int(longest) + 1)
 
     def publish(self, weights: Weights, version: int) -> None:
         """See :class:`~sb3_delight.rollouts.ActorPool`."""
@@ -209,6 +212,7 @@ class LocalActors:
         if self._actor is not None:
             self._actor.close()
         self._actor = None
+        self._published = deque()
 
 
 def _possible(staleness: Any) -> bool:

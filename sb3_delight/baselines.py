@@ -73,7 +73,8 @@ class PPO(PolicyGradient):
     def _check_arguments(self) -> None:
         super()._check_arguments()
         self.clip_range = as_schedule("clip_range", self.clip_range)
-        require(self._current(self.clip_range) > 0, "clip_range", self._current(self.clip_range), "positive")
+        start = self.clip_range(1.0)
+        require(start > 0, "clip_range", start, "positive")
 
     def _weight(self, log_prob: Tensor, batch: Samples) -> Tensor:
         clip_range = self._current(self.clip_range)

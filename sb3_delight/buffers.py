@@ -31,6 +31,13 @@ Samples: TypeAlias = RolloutBufferSamples | DictRolloutBufferSamples
 _STORED_AS = {np.dtype(np.float64): np.float32, np.dtype(np.uint16): np.int32, np.dtype(np.uint32): np.int64}
 
 
+#: attributes that hold a rollout: as the environments returned it, and on the device
+STORAGE = (
+    *("_host_observations", "_host_actions", "_host_rewards", "_host_starts"),
+    *("observations", "actions", "rewards", "episode_starts", "values", "log_probs", "advantages", "returns"),
+)
+
+
 class DeviceRolloutBuffer(RolloutBuffer):
     """stable-baselines3's ``RolloutBuffer``, and its ``DictRolloutBuffer``, stored as tensors on the training device.
 
@@ -54,6 +61,9 @@ class DeviceRolloutBuffer(RolloutBuffer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # calls reset()
+        self._allocate()
+
+    def _allocate(self) -> None:
         self._uploads: list[tuple[Tensor, Tensor]] = []
         space, shapes = self.observation_space, cast(Any, self.obs_shape)
         if isinstance(space, spaces.Dict):
@@ -80,6 +90,15 @@ class DeviceRolloutBuffer(RolloutBuffer):
             tensor = torch.zeros_like(host, device=self.device)
             self._uploads.append((tensor, host))
         return host.numpy().swapaxes(0, 1), tensor.transpose(0, 1)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy or a pickle, whose arrays and tensors have no memory in common any more."""
+        vars(self).update(state)
+        self._allocate()
+        for name in STORAGE:
+            parts = zip(observation_parts(getattr(self, name)), observation_parts(state[name]), strict=True)
+            for ours, theirs in parts:
+                ours[...] = theirs
 
     def reset(self) -> None:
         """Start a new rollout in the same memory."""

@@ -39,7 +39,8 @@ class DelightFigures(BaseCallback):
         self._rollouts += 1
 
     def _on_training_end(self) -> None:
-        self._draw()
+        if self.model.rollout_buffer.full:  # else training was stopped amid a rollout, which overwrites the last one
+            self._draw()
 
     def _on_step(self) -> bool:
         return True

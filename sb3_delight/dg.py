@@ -53,8 +53,8 @@ class DG(PolicyGradient):
     def _check_arguments(self) -> None:
         super()._check_arguments()
         self.temperature = as_schedule("temperature", self.temperature)
-        now = self._current(self.temperature)
-        require(now >= 0, "temperature", now, "positive, 0 (hard gate) or inf (half the policy gradient)")
+        start = self.temperature(1.0)
+        require(start >= 0, "temperature", start, "positive, 0 (hard gate) or inf (half the policy gradient)")
 
     def _weight(self, log_prob: Tensor, batch: Samples) -> Tensor:
         delight = objectives.delight(log_prob, batch.advantages, self.surprisal_clip)

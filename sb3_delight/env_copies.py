@@ -3,7 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -107,14 +107,15 @@ def _specifications(env: VecEnv) -> tuple[EnvSpec, ...]:
         specs = env.get_attr("spec")
     except (AttributeError, NotImplementedError) as error:
         raise _cannot(f"{type(env).__name__} knows no specification of its environments") from error
-    return tuple(_bare(spec) for spec in specs)
+    return tuple(_repeatable(spec) for spec in specs)
 
 
-def _bare(spec: EnvSpec | None) -> EnvSpec:
-    """The specification without the Monitor, which Gymnasium could not make again."""
+def _repeatable(spec: EnvSpec | None) -> EnvSpec:
+    """The specification with a Monitor, where it has one, that Gymnasium can make again: one that writes no file."""
     if spec is None:
         raise _cannot("it is not registered with Gymnasium")
-    wrappers = [each for each in spec.additional_wrappers if each.entry_point != f"{Monitor.__module__}:Monitor"]
+    monitor = f"{Monitor.__module__}:Monitor"
+    wrappers = [replace(w, kwargs={}) if w.entry_point == monitor else w for w in spec.additional_wrappers]
     for wrapper in wrappers:
         if wrapper.kwargs is None:
             raise _cannot(f"its wrapper {wrapper.name} does not inherit from gymnasium.utils.RecordConstructorArgs")

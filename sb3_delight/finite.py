@@ -34,7 +34,7 @@ def finite_parts(rollout: Samples) -> tuple[list[str], Tensor]:
         *(("observation", part) for part in observation_parts(rollout.observations)),
         ("log-probability of the policy", rollout.old_log_prob),
         ("value estimate", rollout.old_values),
-        ("reward", rollout.returns),
+        ("reward (or last observation of a truncated episode)", rollout.returns),
     ]
     parts = [(name, part) for name, part in parts if part.is_floating_point()]  # images cannot hold a NaN
     return [name for name, _ in parts], torch.stack([torch.isfinite(part).all() for _, part in parts])

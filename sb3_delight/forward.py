@@ -1,5 +1,6 @@
 """Forward passes through a stable-baselines3 policy for just the rows that are paid for."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,8 @@ def evaluate_rows(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Values of the critic's rows, log-probabilities and entropies of the actor's; no row passes a layer twice.
 
+    A policy with an ``evaluate_actions`` of its own is asked for everything about every row that is paid for.
+
     :param policy: any actor-critic policy of stable-baselines3
     :param batch: the rows paid for, ``[rows.n_paid]``, in the order of ``rows``
     :return: values ``[n_critic]``, log-probabilities ``[n_actor]``, entropies ``[n_actor]``. No values or
@@ -30,6 +33,10 @@ def evaluate_rows(
     if rows.n_actor == rows.n_critic == rows.n_paid:
         values, log_prob, entropy = policy.evaluate_actions(batch.observations, actions)
         return values.flatten(), log_prob, entropy
+    if _evaluates_its_own_way(policy):
+        every_value, *evaluated = policy.evaluate_actions(batch.observations, actions)
+        of_actor = [each[rows.actor] if rows.n_actor and each is not None else None for each in evaluated]
+        return every_value.flatten()[rows.critic] if rows.n_critic else None, of_actor[0], of_actor[1]
     features = None
     if policy.share_features_extractor:
         features = policy.extract_features(batch.observations)
@@ -60,19 +67,38 @@ def evaluate_log_prob(policy: ActorCriticPolicy, rollout: Samples, batch_size: i
     """Log-probabilities ``[B]`` of a rollout under the current policy, without gradient."""
     slices = slices_without_gradient(len(rollout.actions), batch_size)
     batches = [take_slice(rollout, rows) for rows in slices]
-    parts = [policy.get_distribution(batch.observations).log_prob(_actions(policy, batch)) for batch in batches]
-    return torch.cat(parts)
+    if _evaluates_its_own_way(policy):
+        return torch.cat([policy.evaluate_actions(each.observations, _actions(policy, each))[1] for each in batches])
+    return torch.cat([policy.get_distribution(each.observations).log_prob(_actions(policy, each)) for each in batches])
+
+
+def _evaluates_its_own_way(policy: ActorCriticPolicy) -> bool:
+    return type(policy).evaluate_actions is not ActorCriticPolicy.evaluate_actions
+
+
+class _Unvalidated:
+    """How many training loops are in an update now: torch's setting is one for all threads of a process."""
+
+    lock = threading.Lock()
+    loops = 0
+    before: bool = True  #: the setting outside of them
 
 
 @contextmanager
 def unvalidated_distributions() -> Iterator[None]:
     """torch's argument checks read the device at every call; the training loop checks rollout and gradients itself."""
-    before = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
+    with _Unvalidated.lock:
+        if _Unvalidated.loops == 0:
+            _Unvalidated.before = Distribution._validate_args
+        _Unvalidated.loops += 1
+        Distribution.set_default_validate_args(False)
     try:
         yield
     finally:
-        Distribution.set_default_validate_args(before)
+        with _Unvalidated.lock:
+            _Unvalidated.loops -= 1
+            if _Unvalidated.loops == 0:
+                Distribution.set_default_validate_args(_Unvalidated.before)
 
 
 def _part(batch: Samples, rows: slice) -> PyTorchObs:

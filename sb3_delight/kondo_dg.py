@@ -93,20 +93,19 @@ class KondoDG(PolicyGradient):
             require(self.price == 0, "price", self.price, "0 where gate_rate is given: the price then follows from it")
             require(rate * n_rows >= 1, "gate_rate", rate, f"at least one of the {n_rows} rows of n_steps * n_envs")
         require(math.isfinite(number(self.price)), "price", self.price, "a finite number")
-        require(
-            self.priority in objectives.PRIORITIES, "priority", self.priority, f"one of {list(objectives.PRIORITIES)}"
-        )
+        names = list(objectives.PRIORITIES)
+        require(self.priority in names, "priority", self.priority, f"one of {names}")
         require(self.priority != "random" or rate is not None, "gate_rate", rate, "given where priority is 'random'")
         require(0 <= number(self.additive_alpha) <= 1, "additive_alpha", self.additive_alpha, "in [0, 1]")
         require(0 < number(self.critic_rate) <= 1, "critic_rate", self.critic_rate, "in (0, 1]")
         require(self.screen in (None, "stored", "recompute"), "screen", self.screen, "'stored' or 'recompute'")
         self.temperature = as_schedule("temperature", self.temperature)
-        now = self._current(self.temperature)
+        start = self.temperature(1.0)
         allowed = (
             "0 (hard gate) or positive" if rate is None else "0 (hard gate), or positive and finite, with a gate_rate"
         )
-        require(now >= 0 and (rate is None or now < math.inf), "temperature", now, allowed)
-        require(rate != 1 or now == 0, "gate_rate", rate, "below 1 with a positive temperature")
+        require(start >= 0 and (rate is None or start < math.inf), "temperature", start, allowed)
+        require(rate != 1 or start == 0, "gate_rate", rate, "below 1 with a positive temperature")
 
     def _select(self, rollout: Samples) -> Tensor | None:
         log_prob = rollout.old_log_prob

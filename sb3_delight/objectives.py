@@ -9,9 +9,9 @@ The printed loss value is not comparable between methods or libraries; its gradi
 
 This module needs nothing but torch, so that it also serves trainers that never saw stable-baselines3.
 
-Shapes. ``log_prob`` (nats) has any shape. ``advantage`` and ``behaviour_log_prob`` are scalars, or have as many
-dimensions as ``log_prob`` with every size equal to its size or to 1. So one advantage per sequence meets per-token
-log-probabilities ``[B, T]`` as ``[B, 1]``; ``[B]`` is refused, because it would silently broadcast along time.
+Shapes. ``log_prob`` (nats, finite) has any shape. ``advantage`` and ``behaviour_log_prob`` are scalar tensors, or have
+as many dimensions as ``log_prob`` with every size equal to its size or to 1. So one advantage per sequence meets
+per-token log-probabilities ``[B, T]`` as ``[B, 1]``; ``[B]`` is refused: it would silently broadcast along time.
 Units. ``advantage`` is in units of reward; delight, price and temperature are in reward x nats.
 
 Sources. DG: Delightful Policy Gradient (arXiv 2603.14608). DDG: Delightful Distributed Policy Gradient (2603.20521).
@@ -108,7 +108,8 @@ PRIORITIES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "abs_advantage": lambda surprisal, advantage, _: advantage.abs(),
     "surprisal": lambda surprisal, advantage, _: surprisal,
     "additive": lambda surprisal, advantage, alpha: alpha * advantage + (1 - alpha) * surprisal,
-    "random": lambda surprisal, advantage, _: torch.rand_like(surprisal),
+    # Of half precision there are so few numbers that ties, which go by position, would decide.
+    "random": lambda surprisal, advantage, _: torch.rand_like(surprisal, dtype=_wide(surprisal.dtype)),
 }
 """Score by name: ``(surprisal, advantage, additive_alpha) -> score``."""
 
@@ -126,7 +127,8 @@ def sequence_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     :raises ValueError: if the shapes differ or ``values`` is not two-dimensional
     """
     counted = _token_mask("values", values, mask)
-    return values.masked_fill(~counted, 0).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
+    total = values.masked_fill(~counted, 0).sum(dim=1, dtype=_wide(values.dtype))
+    return _narrow(total / counted.sum(dim=1).clamp(min=1), values)
 
 
 @torch.no_grad()
@@ -134,12 +136,14 @@ def scale_by_rms(values: Tensor) -> Tensor:
     """Divide by the root mean square: unit scale without moving zero, so that no sign changes.
 
     Standardising would centre, and centring flips signs: of advantages, hence of delight.
-    All-zero values stay zero; a single value, or equal values, become +1 or -1.
+    All-zero values stay zero; a single value, or equal values, become +1 or -1, unless about as small as the 1e-8 that
+    keeps zeros from dividing by zero.
 
     :param values: ``[*]``
     :return: ``[*]``
     """
-    return values / (values.square().mean().sqrt() + 1e-8)
+    wide = values.to(_wide(values.dtype))
+    return _narrow(wide / (wide.square().mean().sqrt() + 1e-8), values)
 
 
 @torch.no_grad()
@@ -154,7 +158,8 @@ def standardize(values: Tensor) -> Tensor:
     """
     if values.numel() < 2:
         return values.detach()
-    return (values - values.mean()) / (values.std() + 1e-8)
+    wide = values.to(_wide(values.dtype))
+    return _narrow((wide - wide.mean()) / (wide.std() + 1e-8), values)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -177,7 +182,7 @@ def gate(delight: Tensor, temperature: float = 1.0, price: float | Tensor = 0.0)
     _check_temperature(temperature)
     if isinstance(price, float) and math.isnan(price):
         raise ValueError("price must be a number, got nan")
-    if temperature == 0:
+    if temperature < torch.finfo(_wide(delight.dtype)).tiny:  # 0, and what rounds to it
         return (delight > price).to(delight.dtype)
     if math.isinf(temperature):
         return torch.full_like(delight, 0.5)
@@ -307,11 +312,12 @@ def ppo_clip_weight(log_prob: Tensor, advantage: Tensor, behaviour_log_prob: Ten
     :param log_prob: log-probability under the learner's current policy, ``[*]``
     :param advantage: see the module's note on shapes
     :param behaviour_log_prob: log-probability under the policy that acted
-    :param clip_range: :math:`\epsilon`
+    :param clip_range: :math:`\epsilon`; 0, where a schedule ends, stops every row that has moved
     :return: weight, ``[*]``
-    :raises ValueError: if ``clip_range`` is not positive
+    :raises ValueError: if ``clip_range`` is negative, infinite or NaN
     """
-    _check_positive("clip_range", clip_range)
+    if not 0 <= clip_range < math.inf:
+        raise ValueError(f"clip_range must be a finite number, 0 or more, got {clip_range!r}")
     ratio = importance_weight(log_prob, advantage, behaviour_log_prob)
     clipped = torch.where(advantage > 0, ratio > 1 + clip_range, ratio < 1 - clip_range)
     return ratio.masked_fill(clipped, 0)
@@ -393,9 +399,9 @@ def asympo_weight(
         bounded = torch.where(advantage >= 0, bounded.clamp(max=math.log(p_high)), bounded)
     if p_low is not None:
         bounded = torch.where(advantage < 0, bounded.clamp(min=math.log(p_low)), bounded)
-    mean_surprisal = -bounded.masked_fill(~counted, 0).sum(dim=1, keepdim=True) / tokens
+    total = -bounded.masked_fill(~counted, 0).sum(dim=1, keepdim=True, dtype=_wide(log_prob.dtype))
     pushed = counted & (bounded == log_prob)
-    return pushed / (tokens * mean_surprisal.clamp(min=surprisal_floor))
+    return _narrow(pushed / total.clamp(min=tokens * surprisal_floor), log_prob)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -438,13 +444,25 @@ def policy_gradient_loss(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Checks
+# Precision, checks
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """In which to sum and divide: half precision overflows, and rounds small constants to 0."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _narrow(result: Tensor, values: Tensor) -> Tensor:
+    """Back to the precision of the values; of whole numbers there is none to go back to."""
+    return result.to(values.dtype) if values.is_floating_point() else result
 
 
 def _check_shapes(log_prob: Tensor, **others: Tensor) -> None:
     """Each other tensor must be a scalar, or fit ``log_prob`` dimension by dimension: nothing may broadcast it."""
     for name, other in others.items():
+        if not isinstance(other, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {other!r}")
         if other.ndim == 0 or other.shape == log_prob.shape:
             continue
         fits = other.ndim == log_prob.ndim and all(

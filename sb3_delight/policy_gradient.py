@@ -44,6 +44,9 @@ ADVANTAGE_SCALING: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+COUNTS = ("_n_updates", "actor_rows", "critic_rows", "screen_rows")  #: what an update that is undone leaves as it was
+
+
 class PolicyGradient(OnPolicyAlgorithm):
     """Policy gradient with a learned critic: :math:`g = B^{-1} \\sum_t w_t A_t \\nabla \\log \\pi(a_t | s_t)`.
 
@@ -83,7 +86,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         may act with older weights. ``None``, the default, collects here. It is not saved: pass it to ``load()`` too.
     :param stats_window_size: episodes averaged in the ``rollout/`` statistics
     :param tensorboard_log: directory of the TensorBoard log; ``None`` writes none
-    :param policy_kwargs: arguments of the policy. Its optimiser is Adam, fused, unless they name another.
+    :param policy_kwargs: arguments of the policy. Its optimiser is Adam, fused, unless they or the policy name another.
     :param verbose: 0 nothing, 1 information, 2 debugging
     :param seed: of every pseudo-random generator; runs with equal seeds are identical on CPU
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
@@ -126,9 +129,6 @@ class PolicyGradient(OnPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        policy_kwargs = dict(policy_kwargs or {})
-        if not {"optimizer_class", "optimizer_kwargs"} & policy_kwargs.keys():
-            policy_kwargs["optimizer_kwargs"] = {"eps": 1e-5, "fused": True}  # eps as in stable-baselines3
         if env is not None:
             env = maybe_make_env(env, verbose)
             check_spaces(env.observation_space, env.action_space)
@@ -169,6 +169,9 @@ class PolicyGradient(OnPolicyAlgorithm):
     def _setup_model(self) -> None:
         self._check_arguments()
         super()._setup_model()
+        if "optimizer_kwargs" not in self.policy_kwargs and type(self.policy.optimizer) is torch.optim.Adam:
+            for group in self.policy.optimizer.param_groups:
+                group["fused"] = True
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._last_update: tuple[Samples, Tensor | None] | None = None
         self._parameters: list[Tensor] = []
@@ -181,8 +184,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         extra = self.extra_critic_epochs
         require(is_whole(extra, least=0), "extra_critic_epochs", extra, "a whole number, 0 or more")
         schedule = as_schedule("learning_rate", self.learning_rate)
-        if isinstance(self.learning_rate, str):
-            self.learning_rate = schedule
+        if not callable(self.learning_rate):  # stable-baselines3 takes no string, and no number of numpy's
+            self.learning_rate = schedule if isinstance(self.learning_rate, str) else number(self.learning_rate)
         batch = self.batch_size
         require(batch is None or is_whole(batch), "batch_size", batch, "a whole number, 1 or more, or None")
         for name in ("gamma", "gae_lambda"):
@@ -191,7 +194,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             require(math.isfinite(number(getattr(self, name))), name, getattr(self, name), "a finite number")
         require(number(self.max_grad_norm) > 0, "max_grad_norm", self.max_grad_norm, "positive")
         scaling = self.advantage_scaling
-        require(scaling in ADVANTAGE_SCALING, "advantage_scaling", scaling, f"one of {list(ADVANTAGE_SCALING)}")
+        require(scaling in list(ADVANTAGE_SCALING), "advantage_scaling", scaling, f"one of {list(ADVANTAGE_SCALING)}")
         pool = self.actors
         fits = pool is None or (isinstance(pool, ActorPool) and not isinstance(pool, type))
         require(fits, "actors", pool, "a pool of sb3_delight.actors, or None")
@@ -225,10 +228,17 @@ class PolicyGradient(OnPolicyAlgorithm):
         """Value of a schedule at the remaining progress."""
         return float(schedule(self._current_progress_remaining))
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        # The last rollout may end past the total: no schedule is asked what comes after its end.
+        self._current_progress_remaining = max(0.0, self._current_progress_remaining)
+
     def record(self, name: str, value: Tensor | float) -> None:
-        """Log ``train/name``: the mean of this update's values, which stay on the device until its end."""
-        value = value.detach() if isinstance(value, Tensor) else torch.full((), value, device=self.device)
-        self._metrics[name].append(value)
+        """Log ``train/name``: the mean of this update's values, scalars that stay on the device until its end."""
+        scalar = (
+            value.detach().float() if isinstance(value, Tensor) else torch.full((), float(value), device=self.device)
+        )
+        self._metrics[name].append(scalar)
 
     # ----------------------------------------------------------------------------------- the loop
 
@@ -243,15 +253,16 @@ class PolicyGradient(OnPolicyAlgorithm):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         learning_rate = self.policy.optimizer.param_groups[0]["lr"]
-        require(math.isfinite(learning_rate), "learning_rate", learning_rate, "finite throughout its schedule")
+        allowed = "finite and 0 or more throughout its schedule"
+        require(0 <= learning_rate < math.inf, "learning_rate", learning_rate, allowed)
         self._metrics.clear()
         rollout = flat_rollout(self.rollout_buffer)
-        before, steps_before = Snapshot(self.policy), self._n_updates
+        before, counts = Snapshot(self.policy), {name: getattr(self, name) for name in COUNTS}
         try:
             self._update(rollout)
         except BaseException as error:
             before.restore()
-            self._n_updates = steps_before
+            vars(self).update(counts)
             if not isinstance(error, NotFiniteError):
                 check_rollout(rollout, self.num_timesteps)  # which may be why
             raise
@@ -319,7 +330,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             return self._intake.collect_rollout(self, callback)
         try:
             complete = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
-        except ValueError as error:  # how a distribution refuses what such an observation makes of its parameters
+        except (ValueError, RuntimeError) as error:  # how a distribution refuses what such an observation makes of it
             self._check_last_observation(error)
             raise
         self._check_last_observation()
@@ -346,7 +357,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         if hasattr(self.policy, "log_std"):
             self.record("std", self.policy.log_std.exp().mean())
         finite = finite_parts(rollout)[1].all()
-        means = [torch.stack(values).mean().float() for values in self._metrics.values()]
+        means = [torch.stack(values).mean() for values in self._metrics.values()]
         *read, all_finite = torch.stack([*means, finite.float()]).tolist()
         logged = dict(zip(self._metrics, read, strict=True))
         if not (all_finite and math.isfinite(logged.get("gradient_norm", 0.0))):

@@ -115,6 +115,13 @@ class RayActors:
         self.ray_init = dict(ray_init or {})
         self._workers: list[_Worker] = []
         self._connected = False
+        self._forget()
+
+    def _forget(self) -> None:
+        """Hold on to nothing that a cluster which lives on would have to keep."""
+        self._spec: Any = None
+        self._newest: tuple[Any, int] = (None, -1)
+        self._finished: deque[tuple[_Worker, tuple[Rollout, bytes]]] = deque()
 
     # ---------------------------------------------------------------------------------- the protocol
 
@@ -126,13 +133,12 @@ class RayActors:
         self._spec = ray.put(spec)
         remote: Any = ray.remote  # whose types know nothing of concurrency groups
         self._remote = remote(num_cpus=1, concurrency_groups={"mail": 1})(ActorProcess)
-        self._finished: deque[tuple[_Worker, tuple[Rollout, bytes]]] = deque()
         self._dropped = self._lost = self._restarts = self._failures = 0
         self._workers = [self._hire(index) for index in range(self.n_actors)]
 
     def publish(self, weights: Weights, version: int) -> None:
         """See :class:`~sb3_delight.rollouts.ActorPool`."""
-        self._newest: tuple[Any, int] = (ray.put(pack_weights(weights)), version)
+        self._newest = (ray.put(pack_weights(weights)), version)
         for worker in self._workers:
             # One unread letter at most: behind a process that is stuck they would pile up.
             if worker.tasks and (worker.letter is None or ray.wait([worker.letter], timeout=0)[0]):
@@ -179,6 +185,7 @@ class RayActors:
             if self._connected:
                 ray.shutdown()
             self._connected = False
+            self._forget()
 
     # ------------------------------------------------------------------------------ actors come and go
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
@@ -52,10 +53,20 @@ class Rollout:
         return following.astype(bool)
 
     def observation(self, step: int) -> Arrays:
-        """What a step acted on, ``[n_envs, *]``; with ``step=n_steps`` the observation after the last one."""
+        """What a step acted on, ``[n_envs, *]``; with ``step=n_steps`` the observation after the last one.
+
+        In shape and type as the environment gave it; the buffer keeps some in others.
+        """
         if step == len(self.rewards):
             return self.last_observation
-        return map_observations(lambda array: array[step], self.observations)
+        if not isinstance(self.observations, dict):
+            return _like(self.last_observation, self.observations[step])
+        return {key: _like(self.last_observation[key], array[step]) for key, array in self.observations.items()}
+
+    def policy_actions(self, step: int, space: spaces.Space[Any]) -> np.ndarray:
+        """Actions of a step as the policy drew them, ``[n_envs, *]``: whole numbers where the space has such."""
+        drawn: np.ndarray = self.actions[step].reshape(-1, *(space.shape or ()))
+        return drawn.astype(np.int64) if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else drawn
 
 
 @runtime_checkable
@@ -141,7 +152,8 @@ def replay(rollout: Rollout, algorithm: OnPolicyAlgorithm, callback: BaseCallbac
         rewards, dones, infos = rollout.rewards[step].copy(), rollout.dones(step), rollout.infos[step]
         actions, starts = rollout.actions[step], rollout.episode_starts[step]
         algorithm.num_timesteps += algorithm.n_envs
-        made = {"n_steps": step, "actions": actions, "values": values[step], "log_probs": log_probs[step]}
+        drawn = rollout.policy_actions(step, algorithm.action_space)
+        made = {"n_steps": step, "actions": drawn, "values": values[step][:, None], "log_probs": log_probs[step]}
         got = {"new_obs": rollout.observation(step + 1), "rewards": rewards, "dones": dones, "infos": infos}
         callback.update_locals({**common, "n_rollout_steps": algorithm.n_steps, **made, **got})
         if not callback.on_step():
@@ -157,6 +169,10 @@ def replay(rollout: Rollout, algorithm: OnPolicyAlgorithm, callback: BaseCallbac
     buffer.compute_returns_and_advantage(last_values=last_values, dones=rollout.last_dones)
     callback.on_rollout_end()
     return True
+
+
+def _like(example: np.ndarray, array: np.ndarray) -> np.ndarray:
+    return array.reshape(example.shape).astype(example.dtype, copy=False)
 
 
 def _learner_values(rollout: Rollout, algorithm: Any) -> Tensor:

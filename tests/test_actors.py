@@ -30,6 +30,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from sb3_delight import DG, KondoDG, PolicyGradient
 from sb3_delight.actors import Actor, ActorPool, ActorSpec, LocalActors, Rollout, Weights
 from sb3_delight.baselines import PPO, ImportanceWeightedPG
+from sb3_delight.buffers import observation_parts
 from sb3_delight.normalization import statistics_of
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
@@ -186,7 +187,7 @@ def test_a_function_draws_with_the_pools_own_generator() -> None:
     assert {now - version for now, version in enumerate(one[4:], 4)} == {0, 4}
 
 
-@pytest.mark.parametrize("staleness", [-1, 1.5, True, "old", (3, 1), (1, 2, 3), (0.5, 2), 1001])
+@pytest.mark.parametrize("staleness", [-1, 1.5, True, "old", (3, 1), (1, 2, 3), (0.5, 2), 1001, (), (3,)])
 def test_bad_staleness_is_refused(staleness: Any) -> None:
     with pytest.raises(ValueError, match=r"^staleness must be a whole number from 0 to 1000"):
         LocalActors(staleness)
@@ -313,6 +314,47 @@ def test_callbacks_see_every_step() -> None:
     np.testing.assert_array_equal(np.stack(count.rewards), np.concatenate([each.rewards for each in pool.collected]))
 
 
+class Look(BaseCallback):
+    """Keeps the locals that tell of a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []
+
+    def _on_step(self) -> bool:
+        names = ("actions", "values", "log_probs", "new_obs", "rewards", "dones")
+        self.seen.append([deepcopy(self.locals[name]) for name in names])
+        return True
+
+
+@pytest.mark.parametrize(
+    ("observation_space", "action_space"),
+    [
+        (spaces.Dict({"place": spaces.Discrete(3), "speed": BOX}), spaces.Discrete(3)),
+        (spaces.Discrete(5), spaces.MultiDiscrete([2, 3])),
+        (spaces.Box(-1.0, 1.0, (2, 2), np.float64), spaces.MultiBinary(3)),
+        (spaces.MultiDiscrete([3, 4]), spaces.Box(-1.0, 1.0, (2, 3), np.float32)),
+    ],
+    ids=["Dict", "Discrete", "float64", "MultiDiscrete"],
+)
+def test_callbacks_see_a_step_as_without_actors(observation_space: Any, action_space: Any) -> None:
+    def env_fn() -> AnySpaces:
+        return AnySpaces(deepcopy(observation_space), action_space)
+
+    policy = "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy"
+    looks = []
+    for actors in (None, LocalActors(env_fn=env_fn)):
+        look = Look()
+        DG(policy, DummyVecEnv([env_fn, env_fn]), seed=0, device="cpu", n_steps=16, actors=actors).learn(32, look)
+        looks.append(look.seen)
+    assert len(looks[0]) == len(looks[1]) == 16
+    for here, there in zip(*looks, strict=True):
+        for one, other in zip(here, there, strict=True):
+            for a, b in zip(observation_parts(one), observation_parts(other), strict=True):
+                assert (type(a), a.dtype, a.shape) == (type(b), b.dtype, b.shape)
+                np.testing.assert_allclose(a, b, rtol=1e-6)  # the buffer keeps float64 as float32
+
+
 def test_a_callback_stops_training_in_the_middle_of_a_rollout() -> None:
     model = make(actors=LocalActors())
     start = parameters(model)
@@ -360,10 +402,11 @@ def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     assert [version for _, version in pool.published] == [3, 4]
 
 
-def test_learning_again_does_not_repeat_the_data() -> None:
+@pytest.mark.parametrize("reset", [False, True])
+def test_learning_again_does_not_repeat_the_data(reset: bool) -> None:
     pool = Spy()
     model = make(actors=pool).learn(32)
-    model.learn(32, reset_num_timesteps=False)
+    model.learn(32, reset_num_timesteps=reset)
     one, other = pool.collected
     assert not np.array_equal(one.observations[0], other.observations[0])
 
@@ -408,7 +451,7 @@ def test_what_is_not_finite_is_reported_as_without_actors(what: str) -> None:
         def _on_step(self) -> bool:
             return True
 
-    with pytest.raises(ValueError, match=f"NaN or inf {what} in the rollout that ended at timestep (40|48)"):
+    with pytest.raises(ValueError, match=f"NaN or inf {what}.* in the rollout that ended at timestep (40|48)"):
         model.learn(200, callback=Keep())
     assert torch.equal(parameters(model), start[0])
     model.learn(32)  # with a new environment, which is poisoned later

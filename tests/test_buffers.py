@@ -1,5 +1,7 @@
 """Storage on the training device against stable-baselines3's, on every space it supports."""
 
+import copy
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -129,6 +131,22 @@ def test_attributes_are_stable_baselines3s(
         np.testing.assert_array_equal(getattr(ours, attribute).numpy(), getattr(stock, attribute), attribute)
     for (key, one), (_, other) in zip(named(ours.observations), named(stock.observations), strict=True):
         np.testing.assert_array_equal(one.numpy(), other.astype(one.numpy().dtype), key)
+
+
+@by_observation
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda buffer: pickle.loads(pickle.dumps(buffer))])
+def test_a_copy_holds_the_rollout_and_takes_another(observation_space: spaces.Space[Any], duplicate: Any) -> None:
+    original = buffers(observation_space, ACTION_SPACES["Discrete"], 3)[1]
+    fill(original)
+    copied = duplicate(original)
+    before = copy.deepcopy(flat_rollout(original))
+    assert_same_samples(flat_rollout(copied), before)
+    copied.reset()
+    fill(copied, seed=1)
+    assert_same_samples(flat_rollout(original), before)
+    original.reset()
+    fill(original, seed=1)
+    assert_same_samples(flat_rollout(copied), flat_rollout(original))
 
 
 def test_get_leaves_the_attributes_as_they_were() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_delight import DG, KondoDG, PolicyGradient
@@ -18,6 +19,19 @@ def test_figures_are_written_with_the_scalars(cls: type[PolicyGradient], tmp_pat
     events.Reload()
     assert [event.step for event in events.Images("delight/figure")] == [16 * 3, 16 * 5, 16 * 5]
     assert events.Scalars("train/delight_mean")[-1].step == 16 * 5
+
+
+def test_no_figure_mixes_two_rollouts(tmp_path: Path) -> None:
+    """Stopped amid a rollout, the buffer holds part of it and part of the last."""
+    model = DG("MlpPolicy", "CartPole-v1", n_steps=16, seed=0, device="cpu", tensorboard_log=str(tmp_path))
+    figures = DelightFigures(every=100)
+    stop = StopTrainingOnMaxEpisodes(10**9)
+    stop._on_step = lambda: stop.num_timesteps < 24  # type: ignore[method-assign]
+    model.learn(64, callback=[figures, stop], log_interval=1)
+    assert model.num_timesteps == 24
+    events = EventAccumulator(str(tmp_path / "DG_1"), size_guidance={"images": 0})
+    events.Reload()
+    assert "delight/figure" not in events.Tags()["images"]
 
 
 def test_last_update_weighs_dropped_rows_zero() -> None:

@@ -61,6 +61,31 @@ def test_registered_environments_are_made_again(env_id: str) -> None:
     same_trajectory(env, made)
 
 
+def test_a_monitor_stays_where_it_is() -> None:
+    """Returns are those it sees: here before the wrapper that divides rewards."""
+    env = make_vec_env("CartPole-v1", 1, wrapper_class=RewardScaled)
+    made = copied(env)
+    assert made.env_is_wrapped(Monitor) == [True]
+    for each in (env, made):
+        each.reset()
+        dones = np.array([False])
+        while not dones[0]:
+            _, rewards, dones, infos = each.step(np.array([0]))
+        assert rewards[0] == pytest.approx(0.01)
+        assert infos[0]["episode"]["r"] == infos[0]["episode"]["l"]
+
+
+class RewardScaled(gym.RewardWrapper[Any, Any], gym.utils.RecordConstructorArgs):
+    """A hundredth of the reward."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+
+    def reward(self, reward: Any) -> float:
+        return float(reward) / 100
+
+
 def test_a_single_environment_as_an_algorithm_wraps_it() -> None:
     env = BaseAlgorithm._wrap_env(gym.make("CartPole-v1"), verbose=0)
     same_trajectory(env, copied(env))

@@ -497,7 +497,7 @@ BAD_INPUT: list[tuple[str, Callable[[], object]]] = [
     *[("rate", lambda bad=bad: price_for_rate(ROW, bad)) for bad in (0, 1.1, math.nan)],
     ("rate", lambda: price_for_rate(ROW, 1.0, temperature=1.0)),
     *[("delight", lambda soft=soft: price_for_rate(ROW[:0], 0.5, soft)) for soft in (0.0, 1.0)],
-    *[("clip_range", lambda bad=bad: ppo_clip_weight(ROW, ROW, ROW, bad)) for bad in (0, -0.2, math.nan, math.inf)],
+    *[("clip_range", lambda bad=bad: ppo_clip_weight(ROW, ROW, ROW, bad)) for bad in (-0.2, math.nan, math.inf)],
     *[("clip_range", lambda bad=bad: simple_po_weight(ROW, ROW, ROW, bad)) for bad in (0, -0.2, math.nan, math.inf)],
     *[("negative_scale", lambda bad=bad: scaled_weight(ROW, ROW, bad)) for bad in (-0.1, math.nan, math.inf)],
     *[("p_low", lambda bad=bad: asympo_weight(TOKENS, TOKENS, p_low=bad)) for bad in (0, 1, -0.1, math.nan)],
@@ -534,3 +534,34 @@ print({"torch", "stable_baselines3", "gymnasium"} & set(sys.modules))
 """
     run = subprocess.run([sys.executable, "-c", script, str(objectives.__file__)], capture_output=True, text=True)
     assert run.stdout.strip() == "{'torch'}", run.stderr
+
+
+def test_a_float_is_no_tensor_and_said_so() -> None:
+    with pytest.raises(TypeError, match=r"^advantage must be a tensor, got 1\.0"):
+        dg_weight(ROW, 1.0)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------- half precision
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sums_and_scales_bear_half_precision(dtype: torch.dtype) -> None:
+    assert torch.equal(scale_by_rms(torch.zeros(4, dtype=dtype)), torch.zeros(4, dtype=dtype))
+    large = torch.tensor([300.0, -300.0], dtype=dtype)
+    torch.testing.assert_close(scale_by_rms(large), torch.tensor([1.0, -1.0], dtype=dtype))
+    assert torch.equal(standardize(torch.ones(4, dtype=dtype)), torch.zeros(4, dtype=dtype))
+    long = torch.full((1, 8192), 10.0, dtype=dtype)
+    assert sequence_mean(long).tolist() == [10.0]
+    weight = asympo_weight(-long, torch.ones(1, 1, dtype=dtype), p_low=None, p_high=None)
+    assert weight.dtype == dtype
+    assert (weight > 0).all()
+    assert gate(torch.tensor([0.0, 1.0], dtype=dtype), 1e-50).tolist() == [0.0, 1.0]
+
+
+def test_random_rows_of_half_precision_do_not_go_by_position() -> None:
+    """bfloat16 has 256 numbers in [0, 1) to draw: the first of many equal ones would be kept."""
+    torch.manual_seed(0)
+    row = torch.zeros(4000, dtype=torch.bfloat16)
+    kept = torch.cat([top_rows(priority("random", row, row), 0.003) for _ in range(300)])
+    shares = torch.bincount(kept // 1000, minlength=4) / len(kept)
+    torch.testing.assert_close(shares, torch.full((4,), 0.25), atol=0.035, rtol=0)

@@ -8,15 +8,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from envs import Poisoned
+from envs import AnySpaces, Poisoned
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_delight import DG, KondoDG, PolicyGradient
 from sb3_delight.baselines import PPO, ImportanceWeightedPG, ScaledPO
 from sb3_delight.buffers import flat_rollout
+from sb3_delight.forward import unvalidated_distributions
 
 ALGORITHMS: list[type[PolicyGradient]] = [PolicyGradient, DG, KondoDG, ImportanceWeightedPG, PPO, ScaledPO]
 
@@ -56,6 +58,7 @@ def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
         (PolicyGradient, "vf_coef", float("inf")),
         (PolicyGradient, "max_grad_norm", 0),
         (PolicyGradient, "advantage_scaling", "centre"),
+        (PolicyGradient, "advantage_scaling", ["scale"]),
         (PolicyGradient, "surprisal_clip", -1.0),
         (DG, "temperature", -1.0),
         (DG, "temperature", float("nan")),
@@ -73,6 +76,7 @@ def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
         (KondoDG, "price", float("inf")),
         (KondoDG, "temperature", -0.5),
         (KondoDG, "priority", "joy"),
+        (KondoDG, "priority", ["delight"]),
         (KondoDG, "critic_rate", 0.0),
         (KondoDG, "screen", "glance"),
         (KondoDG, "additive_alpha", 2.0),
@@ -109,8 +113,53 @@ def test_load_checks_its_arguments_too(tmp_path: Path) -> None:
     assert model._current(model.temperature) == 4.0
 
 
-def test_infinite_learning_rate_is_refused_before_a_step() -> None:
-    model = make(learning_rate=lambda progress: float("inf") if progress < 0.6 else 1e-3)
+@pytest.mark.parametrize(
+    ("cls", "arguments"),
+    [
+        (PPO, {"clip_range": "lin_0.2", "learning_rate": "lin_1e-3", "batch_size": 16}),
+        (PPO, {"clip_range": lambda progress: 0.2 * progress, "batch_size": 16}),
+        (DG, {"temperature": lambda progress: 10 * progress, "learning_rate": lambda progress: 1e-3 * progress}),
+        (KondoDG, {"temperature": lambda progress: progress, "gate_rate": 0.5}),
+    ],
+)
+@pytest.mark.parametrize("timesteps", [64, 60])  # the last rollout ends at the total, or past it
+def test_schedules_end_at_0_and_the_model_can_be_loaded(
+    cls: type[PolicyGradient], arguments: dict[str, Any], timesteps: int, tmp_path: Path
+) -> None:
+    model = make(cls, **arguments).learn(timesteps)
+    assert model._current_progress_remaining == 0
+    assert model.policy.optimizer.param_groups[0]["lr"] >= 0
+    model.save(tmp_path / "model")
+    cls.load(tmp_path / "model", env=model.env).learn(32, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("rate", [np.float32(1e-3), np.int64(1)])
+def test_numbers_of_numpy_are_numbers(rate: Any) -> None:
+    make(learning_rate=rate).learn(16)
+
+
+def test_metrics_may_be_whole_numbers_and_truth_values() -> None:
+    class Counting(DG):
+        def _weight(self, log_prob: torch.Tensor, batch: Any) -> torch.Tensor:
+            self.record("positive", (batch.advantages > 0).sum())
+            self.record("any", (batch.advantages > 0).any())
+            self.record("rows", len(log_prob))
+            return super()._weight(log_prob, batch)
+
+    model = make(Counting).learn(16)
+    model.set_logger(configure(None, []))
+    model.train()
+    logged = model.logger.name_to_value
+    assert logged["train/rows"] == 16
+    assert 0 < logged["train/positive"] == int(logged["train/positive"]) <= 16
+    assert logged["train/any"] == 1
+    make(KondoDG, price=1).learn(16)
+
+
+@pytest.mark.parametrize("progress", [0.4, 0.6])
+@pytest.mark.parametrize("bad", [float("inf"), float("nan"), -1e-3])
+def test_a_learning_rate_that_turns_bad_is_refused_before_a_step(bad: float, progress: float) -> None:
+    model = make(learning_rate=lambda remaining: bad if remaining < progress else 1e-3)
     with pytest.raises(ValueError, match="learning_rate"):
         model.learn(64)
     assert all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
@@ -120,6 +169,54 @@ def test_users_policy_kwargs_are_left_alone() -> None:
     policy_kwargs: dict[str, Any] = {"net_arch": [8]}
     make(policy_kwargs=policy_kwargs)
     assert policy_kwargs == {"net_arch": [8]}
+
+
+@pytest.mark.parametrize("default", [torch.optim.RMSprop, torch.optim.SGD, torch.optim.Adam])
+def test_a_policys_own_optimizer_is_built_as_it_says(default: Any) -> None:
+    class Own(ActorCriticPolicy):
+        def __init__(self, *args: Any, optimizer_class: Any = default, **kwargs: Any) -> None:
+            super().__init__(*args, optimizer_class=optimizer_class, **kwargs)  # type: ignore[misc]
+
+    model = DG(Own, "CartPole-v1", n_steps=16, device="cpu").learn(32)
+    assert type(model.policy.optimizer) is default
+    assert bool(model.policy.optimizer.param_groups[0].get("fused")) == (default is torch.optim.Adam)
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments"),
+    [(DG, {}), (KondoDG, {"gate_rate": 0.5, "critic_rate": 0.5}), (KondoDG, {"gate_rate": 0.5, "screen": "recompute"})],
+)
+def test_a_policys_own_evaluation_is_used_for_every_row(cls: type[PolicyGradient], arguments: dict[str, Any]) -> None:
+    """The rollout's log-probabilities are then those that the update starts from."""
+
+    class Tempered(ActorCriticPolicy):
+        def _tempered(self, obs: Any) -> Any:
+            distribution: Any = self.get_distribution(obs)
+            return distribution.proba_distribution(distribution.distribution.logits / 5)
+
+        def forward(self, obs: Any, deterministic: bool = False) -> Any:
+            actions = self._tempered(obs).get_actions(deterministic)
+            return actions, self.predict_values(obs), self._tempered(obs).log_prob(actions)
+
+        def evaluate_actions(self, obs: Any, actions: Any) -> Any:
+            tempered = self._tempered(obs)
+            return self.predict_values(obs), tempered.log_prob(actions), tempered.entropy()
+
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    class Looking(cls):  # type: ignore[misc, valid-type]
+        def _weight(self, log_prob: torch.Tensor, batch: Any) -> torch.Tensor:
+            seen.append((log_prob, batch.old_log_prob))
+            weight: torch.Tensor = super()._weight(log_prob, batch)
+            return weight
+
+    model = Looking(Tempered, "CartPole-v1", n_steps=16, seed=0, device="cpu", policy_kwargs={"ortho_init": False})
+    with torch.no_grad():
+        model.policy.action_net.bias.copy_(torch.tensor([3.0, -3.0]))
+    for name, value in arguments.items():
+        setattr(model, name, value)
+    model.learn(16)
+    torch.testing.assert_close(*seen[0])
 
 
 # -------------------------------------------------------------------------------- finite or error
@@ -136,7 +233,7 @@ def test_what_is_not_finite_never_reaches_the_parameters(
     model = make(cls, Poisoned(gym.make("Pendulum-v1"), what, value, at))
     model.learn(16)
     before = parameters(model)
-    with pytest.raises(ValueError, match=f"NaN or inf {what} in the rollout"):
+    with pytest.raises(ValueError, match=f"NaN or inf {what}.* in the rollout"):
         model.learn(32, reset_num_timesteps=False)
     assert identical(before, parameters(model))
     model.save(tmp_path / "model")
@@ -180,6 +277,7 @@ def test_an_update_that_breaks_off_is_undone(error: type[BaseException]) -> None
     assert identical(before, parameters(model))
     assert str(model.policy.optimizer.state_dict()) == state
     assert model._n_updates == 4
+    assert model.actor_rows == model.critic_rows == 16
 
 
 class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -235,6 +333,35 @@ def test_distribution_checks_are_back_after_an_update_even_a_failed_one() -> Non
     with pytest.raises(ValueError, match="gradient"):
         make(vf_coef=1e38).learn(16)
     assert torch.distributions.Distribution._validate_args
+
+
+def test_distribution_checks_are_back_when_the_last_of_two_updates_ends() -> None:
+    """Two learners in threads, one in its update when the other's begins and ends."""
+    first, second = unvalidated_distributions(), unvalidated_distributions()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not torch.distributions.Distribution._validate_args
+    second.__exit__(None, None, None)
+    assert torch.distributions.Distribution._validate_args
+
+
+@pytest.mark.parametrize(
+    "action_space", [gym.spaces.Discrete(3), gym.spaces.MultiDiscrete([2, 2]), gym.spaces.MultiBinary(2)]
+)
+@pytest.mark.parametrize("validated", [True, False])
+def test_observations_that_are_not_finite_are_reported_without_torchs_checks_too(
+    action_space: Any, validated: bool
+) -> None:
+    """torch.compile, for one, turns them off for good."""
+    env = Poisoned(AnySpaces(gym.spaces.Box(-1.0, 1.0, (2,), np.float32), action_space), "observation", np.nan, at=22)
+    model = make(DG, env)
+    torch.distributions.Distribution.set_default_validate_args(validated)
+    try:
+        with pytest.raises(ValueError, match="NaN or inf observation"):
+            model.learn(64)
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(True)
 
 
 # ------------------------------------------------------------------------------ advantage scaling

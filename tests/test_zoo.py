@@ -6,6 +6,7 @@ Run as a script, this file runs the checks that look inside (``check_...``) in s
 import csv
 import importlib.util
 import json
+import math
 import os
 import pickle
 import signal
@@ -13,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,10 +218,11 @@ def check_every_block_of_every_configuration_builds() -> None:
         blocks = yaml.safe_load(Path(path).read_text())
         assert mujoco <= blocks.keys()
         for env_id, block in blocks.items():
-            assert env_id == "default" or env_id in gymnasium.registry
+            assert env_id in ("default", "atari") or env_id in gymnasium.registry
             arguments = ExperimentManager._preprocess_schedules(block)
-            for handled_by_the_zoo in ("n_envs", "n_timesteps", "normalize"):
+            for handled_by_the_zoo in ("n_envs", "n_timesteps", "normalize", "env_wrapper", "frame_stack"):
                 arguments.pop(handled_by_the_zoo, None)
+            arguments["policy"] = arguments["policy"].replace("Cnn", "Mlp")
             arguments["policy_kwargs"] = eval(arguments.pop("policy_kwargs", "{}"), {"dict": dict, "nn": nn})
             ALGOS[algo](env="Pendulum-v1", **arguments)
     assert packaged_config("ppo", "CartPole-v1") is None, "RL-Zoo's own settings are the ones to use"
@@ -251,21 +254,25 @@ def check_a_trial_normalizes_by_its_own_gamma_and_nan_prunes_it() -> None:
     from sb3_delight import DG
 
     seen: list[tuple[float, float]] = []
+    clips: list[float] = []
     learn = DG.learn
 
     def learn_and_look(self: Any, *args: Any, **kwargs: Any) -> Any:
         normalization = self.get_vec_normalize_env()
         assert isinstance(normalization, VecNormalize)
         seen.append((self.gamma, normalization.gamma))
+        clips.append(self.surprisal_clip)
         if len(seen) == 2:
             raise ValueError("NaN or inf reward in the rollout")
         return learn(self, *args, **kwargs)
 
     DG.learn = learn_and_look  # type: ignore[method-assign]
     zoo("train", "-optimize", "--no-optim-plots", "--env", "Pendulum-v1", "-n", "600", "--eval-episodes", "1",
-        "--n-trials", "3", "--study-name", "gammas")  # fmt: skip
+        "--n-trials", "3", "--study-name", "gammas", "-params", "surprisal_clip:3.0")  # fmt: skip
     zoo("train", "--env", "Pendulum-v1", "-n", "300", "--study-name", "gammas", "--trial-id", "0", "--eval-freq", "-1")
+    DG.learn = learn  # type: ignore[method-assign]
     assert len(seen) == 4
+    assert clips == [3.0] * 4
     assert all(algorithm == normalization for algorithm, normalization in seen)
     assert len(set(seen[:3])) == 3
     assert seen[3] == seen[0]
@@ -274,6 +281,65 @@ def check_a_trial_normalizes_by_its_own_gamma_and_nan_prunes_it() -> None:
     journal = optuna.storages.journal.JournalFileBackend("logs/gammas.log")
     study = optuna.load_study(study_name="gammas", storage=optuna.storages.JournalStorage(journal))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "COMPLETE"]
+
+
+def check_best_bears_a_failing_run_slashes_and_packages() -> None:
+    import gymnasium
+
+    from sb3_delight import DG
+
+    Path("envs_of_mine.py").write_text(
+        "import gymnasium\n"
+        "from sb3_delight.envs.bandit import ContextualBandit\n"
+        "gymnasium.register('mine/Bandit-v0', ContextualBandit)\n"
+    )
+    sys.path.insert(0, "")
+    learn = DG.learn
+
+    def fail_once(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.seed == 1:
+            raise ValueError("NaN or inf reward in the rollout")
+        return learn(self, *args, **kwargs)
+
+    zoo("train", "-optimize", "--no-optim-plots", "--env", "mine/Bandit-v0", "-n", "300", "--eval-episodes", "2",
+        "--n-trials", "1", "--study-name", "slash", "--gym-packages", "envs_of_mine")  # fmt: skip
+    gymnasium.registry.pop("mine/Bandit-v0")  # as in a new process
+    sys.modules.pop("envs_of_mine")
+    DG.learn = fail_once  # type: ignore[method-assign]
+    for _ in range(2):  # the second time nothing is left to run
+        zoo("best", "--study-name", "slash", "--seeds", "2", "--eval-episodes", "2")
+    DG.learn = learn  # type: ignore[method-assign]
+    with Path("logs/slash_best.csv").open() as file:
+        scores = {row["seed"]: float(row["score"]) for row in csv.DictReader(file)}
+    assert math.isnan(scores["1"])
+    assert math.isfinite(scores["2"])
+    zoo("enjoy", "--env", "mine/Bandit-v0", "-f", "logs/slash_best/trial_0", "--exp-id", "2", "--no-render", "-n", "20")
+
+
+def check_runs_with_a_uuid_are_runs_of_one_environment() -> None:
+    import numpy as np
+
+    from sb3_delight.zoo.plots import load_runs
+
+    for name in ("Some_Env-v1_1", f"Some_Env-v1_2_{uuid.uuid4()}", f"Some_Env-v1_3_{uuid.uuid4()}"):
+        folder = Path("runs") / "dg" / name
+        folder.mkdir(parents=True)
+        np.savez(folder / "evaluations.npz", timesteps=np.arange(3), results=np.ones((3, 5)))
+    assert {pair: returns.shape for pair, (_, returns) in load_runs(Path("runs")).items()} == {
+        ("dg", "Some_Env-v1"): (3, 3)
+    }
+
+
+def check_threads_are_those_of_the_environment_variable() -> None:
+    from sb3_delight.zoo import _threads
+
+    for value, expected in (("", 1), ("2", 2), ("3,1", 3)):
+        os.environ["OMP_NUM_THREADS"] = value
+        assert _threads() == expected
+    os.environ["OMP_NUM_THREADS"] = "many"
+    with pytest.raises(SystemExit, match="OMP_NUM_THREADS must be"):
+        _threads()
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def zoo(*command: str) -> None:

@@ -531,6 +531,7 @@ def scaling(runs: Runs) -> Figure:
             harness.points(panel, x, errors, name, color=colour(chosen[0]))
         panel.axhline(0.05, color="black", linewidth=0.6, linestyle=":")
         panel.set_xlabel(label)
+        panel.set_xticks(sorted({getattr(config, field) for config in configs}))
         show_final_errors(panel)
     label_lines(figure, axes)
     return figure

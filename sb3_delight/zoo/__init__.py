@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         asked_for = command in ("-h", "--help")
         print(USAGE, end="", file=sys.stdout if asked_for else sys.stderr)
         sys.exit(0 if asked_for else 2)
-    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))  # children inherit the variable
+    torch.set_num_threads(_threads())
     try:
         register()
     except ModuleNotFoundError as error:
@@ -74,6 +74,15 @@ def main(arguments: list[str] | None = None) -> None:
         if ZooManager.started or "--verbose 2" in " ".join(flags):
             raise
         sys.exit(f"error: {' '.join(str(error).split()) or type(error).__name__}")
+
+
+def _threads() -> int:
+    """By ``OMP_NUM_THREADS``, which children inherit; of a list ("4,2", for nested regions) the first."""
+    first = (os.environ.get("OMP_NUM_THREADS") or "1").split(",")[0].strip()
+    if not (first.isdecimal() and int(first)):
+        sys.exit(f"error: OMP_NUM_THREADS must be a whole number, 1 or more, got {first!r}")
+    os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or first
+    return int(first)
 
 
 def _zoo_command(name: str, *defaults: str) -> Callable[[list[str]], None]:

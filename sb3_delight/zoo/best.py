@@ -3,8 +3,11 @@
 import argparse
 import contextlib
 import csv
+import importlib
 import io
+import math
 import os
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -43,6 +46,8 @@ def best(flags: list[str]) -> None:
     folder = Path(options.log_folder)
     study = open_study(options.storage or default_storage(options.log_folder, options.study_name), options.study_name)
     setting = _setting(study, options)
+    for package in setting.get("gym_packages") or []:
+        importlib.import_module(package)
     trials = _top_trials(study, options.top)
     summary = study.trials_dataframe(attrs=("number", "value", "state", "duration", "params"))
     summary.to_csv(folder / f"{options.study_name}_trials.csv", index=False)
@@ -93,7 +98,7 @@ def _run(
 ) -> Row:
     """Train and score a trial with one seed, quietly.
 
-    :return: a row of the results
+    :return: a row of the results; the score of a run that fails as a sweep's trial would, by NaN say, is NaN
     """
     algo, env_id = setting["algo"], setting["env"]
     set_random_seed(seed)
@@ -115,23 +120,32 @@ def _run(
             device=device,
         )
         # One folder per seed: the repetition of an interrupted run replaces it.
-        manager.save_path = f"{manager.log_path}{env_id}_{seed}"
-        manager.params_path = f"{manager.save_path}/{env_id}"
+        manager.save_path = f"{manager.log_path}{manager.env_name}_{seed}"
+        manager.params_path = f"{manager.save_path}/{manager.env_name}"
         model, _ = manager.setup_experiment() or (None, None)
         assert model is not None
-        manager.learn(model)
-        if model.num_timesteps < setting["n_timesteps"]:  # RL-Zoo takes Ctrl-C for an early end of training
-            raise KeyboardInterrupt
-        manager.save_trained_model(model)
-        evaluation = manager.create_envs(1, eval_env=True)
-        if model.env is not None:
-            sync_envs_normalization(model.env, evaluation)
-        score, _ = evaluate_policy(model, evaluation, n_eval_episodes, deterministic=manager.deterministic_eval)
-        evaluation.close()
+        try:
+            manager.learn(model)
+            if model.num_timesteps < setting["n_timesteps"]:  # RL-Zoo takes Ctrl-C for an early end of training
+                raise KeyboardInterrupt
+            manager.save_trained_model(model)
+            score = _score(manager, model, n_eval_episodes)
+        except (ValueError, AssertionError) as error:  # those that prune a trial
+            tqdm.write(f"trial {trial.number}, seed {seed} failed: {error}", file=sys.stderr)
+            score = math.nan
     run = {"trial": trial.number, "seed": seed, "sweep_score": trial.value, "score": score}
     where = {name: setting[name] for name in ("algo", "env", "n_timesteps")}
     versions = {name: metadata.version(name) for name in PACKAGES if _is_installed(name)}
     return {**run, **where, "device": str(model.device), "sb3_delight": __version__, **versions}
+
+
+def _score(manager: ZooManager, model: Any, n_eval_episodes: int) -> float:
+    evaluation = manager.create_envs(1, eval_env=True)
+    if model.env is not None:
+        sync_envs_normalization(model.env, evaluation)
+    score, _ = evaluate_policy(model, evaluation, n_eval_episodes, deterministic=manager.deterministic_eval)
+    evaluation.close()
+    return float(np.mean(score))
 
 
 def _is_installed(package: str) -> bool:
@@ -158,7 +172,7 @@ def _write(results: Path, rows: list[Row]) -> None:
 def _report(trials: list[FrozenTrial], rows: list[Row]) -> None:
     numbers = [trial.number for trial in trials]
     scores = {number: [float(row["score"]) for row in rows if int(row["trial"]) == number] for number in numbers}
-    survivor = max(scores, key=lambda number: float(np.mean(scores[number])))
+    survivor = max(scores, key=lambda number: np.nan_to_num(np.mean(scores[number]), nan=-math.inf))
     print(f"{'trial':>6}{'in the sweep':>15}{'mean':>12}{'std':>10}{'seeds':>7}")
     for trial in trials:
         values = scores[trial.number]

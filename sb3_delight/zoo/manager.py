@@ -69,7 +69,8 @@ class ZooManager(ExperimentManager):
     - without ``-conf``, the packaged configuration (:func:`packaged_config`);
     - a study with a name but no ``--storage`` is kept (:func:`default_storage`), hence can be resumed;
     - a trial's VecNormalize discounts by the trial's gamma, so that ``--trial-id`` trains what was scored;
-    - ``--trial-id 0`` is a trial, and a trial that does not exist is an error;
+    - ``--trial-id`` trains with what else the sweep was given (``-params``, ``--env-kwargs``), unless given again;
+      ``--trial-id 0`` is a trial, and a trial that does not exist is an error;
     - a sweep, or a command that cannot work, leaves no empty run behind, which ``enjoy`` would take for the latest.
     """
 
@@ -89,11 +90,15 @@ class ZooManager(ExperimentManager):
             study = open_study(self.storage, self.study_name)
             if not 0 <= self.trial_id < len(study.trials):
                 raise ValueError(f"--trial-id {self.trial_id}: {self.study_name!r} has {len(study.trials)} trials")
-            swept = study.user_attrs.get("setting", {}).get("algo", self.algo)
+            setting = study.user_attrs.get("setting", {})
+            swept = setting.get("algo", self.algo)
             if swept != self.algo:
                 raise ValueError(f"--trial-id: {self.study_name!r} is a study of {swept}, not of {self.algo}")
             trained = HYPERPARAMS_CONVERTER[self.algo](study.trials[self.trial_id].params)
-            self.custom_hyperparams = {**trained, **(self.custom_hyperparams or {})}
+            given = setting.get("hyperparams") or {}
+            self.custom_hyperparams = {**given, **trained, **(self.custom_hyperparams or {})}
+            for name in ("env_kwargs", "eval_env_kwargs"):
+                setattr(self, name, {**(setting.get(name) or {}), **getattr(self, name)})
             self.trial_id = None  # done; RL-Zoo's own reading takes trial 0 for none
         return super().read_hyperparameters()
 
@@ -140,7 +145,7 @@ class ZooManager(ExperimentManager):
 
     def _setting(self) -> dict[str, Any]:
         """What the `best` command needs to repeat a trial; a study keeps JSON only."""
-        given = ("algo", "env", "conf_file", "hyperparams", "env_kwargs", "eval_env_kwargs")
+        given = ("algo", "env", "conf_file", "hyperparams", "env_kwargs", "eval_env_kwargs", "gym_packages")
         setting = {**{name: getattr(self.args, name) for name in given}, "n_timesteps": self.n_timesteps}
         decoded: dict[str, Any] = json.loads(json.dumps(setting, default=str))
         return decoded

@@ -2,15 +2,13 @@
 
 import argparse
 import itertools
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # figures go to files: no display needed
 import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +19,7 @@ from scipy.stats import trim_mean
 
 __all__ = ["REFERENCE_SCORES", "aggregates", "final_scores", "load_runs", "normalize", "plots"]
 
+RUN_NUMBER = re.compile(r"_\d+(_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?$")
 Array = npt.NDArray[np.float64]
 Runs = dict[tuple[str, str], tuple[Array, Array]]  # (algo, env) -> timesteps [T], mean return of each run [runs, T]
 
@@ -52,6 +51,7 @@ def plots(flags: list[str]) -> None:
     :raises ValueError: if no evaluations are found
     """
     options = _parser().parse_args(flags)
+    plt.switch_backend("Agg")  # figures go to files: no display needed
     runs = load_runs(Path(options.log_folder), options.algos, options.envs)
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -80,13 +80,15 @@ def _parser() -> argparse.ArgumentParser:
 def load_runs(folder: Path, algos: list[str] | None = None, envs: list[str] | None = None) -> Runs:
     """Evaluations of every run in ``folder/<algo>/<env>_<number>``, by algorithm and environment.
 
+    ``--uuid`` of RL-Zoo adds one to the folder's name.
+
     Runs of one pair are cut to the shortest of them.
 
     :raises ValueError: if there are none, or runs of one pair were evaluated at different timesteps
     """
     found: dict[tuple[str, str], list[tuple[Array, Array]]] = defaultdict(list)
     for path in sorted(folder.glob("*/*/evaluations.npz")):
-        algo, env = path.parent.parent.name, path.parent.name.rpartition("_")[0]
+        algo, env = path.parent.parent.name, RUN_NUMBER.sub("", path.parent.name)
         if (algos is None or algo in algos) and (envs is None or env in envs):
             with np.load(path) as file:
                 found[algo, env].append((file["timesteps"], file["results"].mean(axis=1)))
