@@ -1,6 +1,6 @@
 """Two actors, in processes of their own, collect while the learner learns.
 
-python examples/distributed.py [--timesteps 60000]        needs: pip install "sb3_delight[ray]"
+python examples/distributed.py [--timesteps 60000]        needs: pip install -c constraints.txt -e ".[ray]"
 """
 
 import argparse

@@ -96,6 +96,7 @@ def main() -> None:
 
     env = VecNormalize(make_vec_env(arguments.env, N_ENVS, seed=arguments.seed))
     model = DG("MlpPolicy", env, seed=arguments.seed, device="cpu", tensorboard_log=str(output), **SETTINGS)
+    print("Evaluating random actions and the untrained policy ...")
     random, untrained = random_return(arguments.env), evaluate(arguments.env, model, env)
 
     episodes = EpisodeReturns()
@@ -106,6 +107,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print(f"Stopped after {model.num_timesteps} steps.")
     seconds = time.perf_counter() - start
+    print("Evaluating the trained policy ...")
 
     model.save(output / "model")
     env.save(str(output / "vecnormalize.pkl"))

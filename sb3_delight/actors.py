@@ -42,7 +42,7 @@ class ActorSpec:
 
     @classmethod
     def of(
-        cls, algorithm: OnPolicyAlgorithm, env_fn: EnvMaker | None = None, frictions: Sequence[Friction] = ()
+        cls, algorithm: OnPolicyAlgorithm, env_fn: EnvMaker | None = None, frictions: Friction | Sequence[Friction] = ()
     ) -> "ActorSpec":
         """The specification of actors for a learner.
 
@@ -50,8 +50,7 @@ class ActorSpec:
         :param frictions: what goes wrong on the actors, applied in this order
         :raises ValueError: if the learner's environment cannot be made again, or an argument is none
         """
-        for friction in frictions:
-            require(isinstance(friction, Friction), "frictions", friction, "a sequence of sb3_delight.frictions")
+        frictions = as_frictions(frictions)
         assert algorithm.env is not None
         names = ("n_steps", "gamma", "use_sde", "sde_sample_freq", "policy_kwargs")
         seed, updates = algorithm.seed, algorithm._n_updates
@@ -61,10 +60,21 @@ class ActorSpec:
             env=EnvCopy.of(algorithm.env, env_fn),
             policy_class=algorithm.policy_class,  # type: ignore[arg-type]
             arguments={name: getattr(algorithm, name) for name in names},
-            frictions=tuple(frictions),
+            frictions=frictions,
             seed=seed,
             num_timesteps=algorithm.num_timesteps,
         )
+
+
+def as_frictions(frictions: Friction | Sequence[Friction]) -> tuple[Friction, ...]:
+    """One friction, or several in their order.
+
+    :raises ValueError: for what is none
+    """
+    several = (frictions,) if isinstance(frictions, Friction) else frictions
+    fits = isinstance(several, Sequence) and all(isinstance(each, Friction) for each in several)
+    require(fits, "frictions", frictions, "one or a sequence of sb3_delight.frictions")
+    return tuple(several)
 
 
 class Actor:
@@ -158,7 +168,7 @@ class LocalActors:
     """
 
     def __init__(
-        self, staleness: Staleness = 0, frictions: Sequence[Friction] = (), env_fn: EnvMaker | None = None
+        self, staleness: Staleness = 0, frictions: Friction | Sequence[Friction] = (), env_fn: EnvMaker | None = None
     ) -> None:
         allowed = f"a whole number from 0 to {HISTORY}, a pair (low, high) of these, or a function that draws one"
         if isinstance(staleness, tuple):
@@ -167,7 +177,7 @@ class LocalActors:
             fits = callable(staleness) or _possible(staleness)
         require(fits, "staleness", staleness, allowed)
         self.staleness = staleness
-        self.frictions = tuple(frictions)
+        self.frictions = as_frictions(frictions)
         self.env_fn = env_fn
         self._actor: Actor | None = None
         self._published: deque[tuple[Weights, int]] = deque()

@@ -49,7 +49,8 @@ class ImportanceWeightedPG(PolicyGradient):
 class PPO(PolicyGradient):
     """PPO's clipped objective; with stable-baselines3's settings, the defaults here, its PPO parameter for parameter.
 
-    Without its clipped value loss and early stopping by KL divergence, which are off by default there.
+    To the rounding of the fused Adam: bit for bit with ``policy_kwargs={"optimizer_kwargs": {"eps": 1e-5}}``. Without
+    its clipped value loss and early stopping by KL divergence, which are off by default there.
 
     :param policy: see :class:`~sb3_delight.policy_gradient.PolicyGradient`, as for all parameters not listed here
     :param env: environment, vectorised environment, or registered Gymnasium id

@@ -184,6 +184,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         extra = self.extra_critic_epochs
         require(is_whole(extra, least=0), "extra_critic_epochs", extra, "a whole number, 0 or more")
         schedule = as_schedule("learning_rate", self.learning_rate)
+        require(0 <= schedule(1.0) < math.inf, "learning_rate", self.learning_rate, "finite and 0 or more")
         if not callable(self.learning_rate):  # stable-baselines3 takes no string, and no number of numpy's
             self.learning_rate = schedule if isinstance(self.learning_rate, str) else number(self.learning_rate)
         batch = self.batch_size
@@ -225,8 +226,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         return n_rows
 
     def _current(self, schedule: Any) -> float:
-        """Value of a schedule at the remaining progress."""
-        return float(schedule(self._current_progress_remaining))
+        """Value of a schedule, or of a number that took its place since, at the remaining progress."""
+        return float(schedule(self._current_progress_remaining) if callable(schedule) else schedule)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         super()._update_current_progress_remaining(num_timesteps, total_timesteps)

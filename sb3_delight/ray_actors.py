@@ -12,7 +12,7 @@ from typing import Any
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_delight.actor_process import ActorProcess, pack_weights, unpack_rollout
-from sb3_delight.actors import ActorSpec
+from sb3_delight.actors import ActorSpec, as_frictions
 from sb3_delight.arguments import is_whole, number, require
 from sb3_delight.env_copies import EnvMaker
 from sb3_delight.finite import NotFiniteError
@@ -87,7 +87,7 @@ class RayActors:
         self,
         n_actors: int,
         *,
-        frictions: Sequence[Friction] = (),
+        frictions: Friction | Sequence[Friction] = (),
         env_fn: EnvMaker | None = None,
         rollouts_per_actor: int = 2,
         max_staleness: int | None = None,
@@ -105,7 +105,7 @@ class RayActors:
         require(address is None or isinstance(address, str), "address", address, "of a Ray cluster, or None")
         require(ray_init is None or isinstance(ray_init, Mapping), "ray_init", ray_init, "a dict or None")
         self.n_actors = n_actors
-        self.frictions = tuple(frictions)
+        self.frictions = as_frictions(frictions)
         self.env_fn = env_fn
         self.rollouts_per_actor = rollouts_per_actor
         self.max_staleness = max_staleness

@@ -31,6 +31,7 @@ from sb3_delight import DG, KondoDG, PolicyGradient
 from sb3_delight.actors import Actor, ActorPool, ActorSpec, LocalActors, Rollout, Weights
 from sb3_delight.baselines import PPO, ImportanceWeightedPG
 from sb3_delight.buffers import observation_parts
+from sb3_delight.frictions import ActorBug
 from sb3_delight.normalization import statistics_of
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
@@ -463,9 +464,15 @@ def test_what_is_no_pool_is_refused(actors: Any) -> None:
         make(actors=actors)
 
 
-def test_what_is_no_friction_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^frictions must be "):
-        make(actors=LocalActors(frictions=["bug"])).learn(32)  # type: ignore[list-item]
+@pytest.mark.parametrize("frictions", ["bug", [3], [ActorBug], [ActorBug(0.1), None], None])
+def test_what_is_no_friction_is_refused(frictions: Any) -> None:
+    with pytest.raises(ValueError, match=r"^frictions must be one or a sequence of sb3_delight.frictions"):
+        LocalActors(0, frictions)
+
+
+def test_one_friction_need_not_be_in_a_sequence() -> None:
+    friction = ActorBug(0.1)
+    assert LocalActors(0, friction).frictions == LocalActors(0, [friction]).frictions == (friction,)
 
 
 def test_an_environment_that_raises_ends_learning_with_its_error() -> None:

@@ -50,6 +50,8 @@ def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
         (PolicyGradient, "batch_size", 0),
         (PolicyGradient, "learning_rate", "fast"),
         (PolicyGradient, "learning_rate", float("nan")),
+        (PolicyGradient, "learning_rate", float("inf")),
+        (PolicyGradient, "learning_rate", -1e-3),
         (PolicyGradient, "gamma", 1.1),
         (PolicyGradient, "gamma", "0.9"),
         (PolicyGradient, "max_grad_norm", None),
@@ -136,6 +138,13 @@ def test_schedules_end_at_0_and_the_model_can_be_loaded(
 @pytest.mark.parametrize("rate", [np.float32(1e-3), np.int64(1)])
 def test_numbers_of_numpy_are_numbers(rate: Any) -> None:
     make(learning_rate=rate).learn(16)
+
+
+def test_a_number_may_take_the_place_of_a_schedule() -> None:
+    model = make(DG, temperature="lin_4.0")
+    assert isinstance(model, DG)
+    model.temperature = 3.0
+    assert model.learn(16)._current(model.temperature) == 3.0
 
 
 def test_metrics_may_be_whole_numbers_and_truth_values() -> None:

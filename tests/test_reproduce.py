@@ -129,8 +129,21 @@ def test_a_partial_sweep_can_be_drawn(tmp_path: Path) -> None:
     harness.compute(EXPERIMENT, [Config(1.0)], seeds=1, workers=1, path=tmp_path / "results" / "toy.csv")
     sweep(tmp_path, "--plot-only")
     assert (tmp_path / "figures" / "toy_lines.png").stat().st_size > 0
-    sweep(tmp_path / "nothing", "--plot-only")
-    assert (tmp_path / "nothing" / "figures" / "toy_lines.png").stat().st_size > 0
+
+
+def test_no_empty_figure_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep(tmp_path, "--plot-only")
+    assert "holds no run of it" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_a_command_says_what_it_is_about_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep(tmp_path, "--seeds", "1")
+    assert "runs that toy.csv lacks (--plot-only" in capsys.readouterr().out
+    sweep(tmp_path, "--seeds", "2")
+    assert "runs that toy.csv lacks, about 0 minutes of a core" in capsys.readouterr().out
+    sweep(tmp_path, "--seeds", "2")
+    assert "lacks" not in capsys.readouterr().out
 
 
 def test_rows_say_where_they_come_from(tmp_path: Path) -> None:

@@ -146,7 +146,8 @@ def curves(runs: Runs) -> Figure:
                 if steps.size:
                     harness.band(panel, clock(runs, config, name), values, label(config), **style(config))
             panel.set(xlabel=CLOCKS[name], ylabel=f"{metric} return")
-        harness.legend(row[0], fontsize=7.5)
+        beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+        row[-1].legend(*row[0].get_legend_handles_labels(), fontsize=8, **beside)
     figure.suptitle(runs.configs[0].env)
     return figure
 
@@ -156,9 +157,9 @@ def final(runs: Runs) -> Figure:
     figure, panels = harness.panels(len(TASKS), width=4.6, height=5.2)
     for axes, task in zip(panels, TASKS.values(), strict=True):
         mine = [config for config in runs.configs if config.env == task.env]
-        for metric, colour, shift in (("sampled", "pg", -0.13), ("deterministic", "kondo", 0.13)):
+        for metric, shift in (("sampled", -0.13), ("deterministic", 0.13)):
             places, samples = np.arange(len(mine)) + shift, [runs.last(config, metric) for config in mine]
-            harness.intervals(axes, places, samples, metric, markersize=4, color=harness.COLOURS[colour])
+            harness.intervals(axes, places, samples, metric, markersize=4, color=harness.COLOURS[metric])
         axes.set_yticks(range(len(mine)), [label(config) if axes is panels[0] else "" for config in mine])
         axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="return")
         axes.set_ylim(max(len(mine), 1) - 0.5, -0.5)

@@ -159,6 +159,9 @@ def compute(experiment: Experiment, configs: list[Any], seeds: int, workers: int
         jobs += [(experiment.run, config, missing[i : i + size]) for i in range(0, len(missing), size)]
     if not jobs:
         return
+    count, known = sum(len(batch) for _, _, batch in jobs), Runs(path, configs).seconds()
+    estimate = f", about {np.mean(known) * count / 60:.0f} minutes of a core" if known else ""
+    print(f"{count} runs that {path.name} lacks{estimate} (--plot-only draws what it holds)")
     total = sum(max(1, config.updates) * len(batch) for _, config, batch in jobs)
     context = multiprocessing.get_context("spawn")
     with tqdm(total=total, unit=" updates", unit_scale=True, smoothing=0, desc=experiment.name) as bar:
@@ -204,10 +207,10 @@ class Runs:
         values = self.get(config, metric)[1]
         return values[:, -1] if values.size else np.zeros(0)
 
-    def minutes(self) -> float:
-        """Of one core, for all configs of the figure."""
+    def seconds(self) -> list[float]:
+        """Of one core, for every run of the figure's configs."""
         seeds = [self._rows.get(name, {}) for name in {run_name(config) for config in self.configs}]
-        return sum(float(rows[0]["seconds"]) for by_seed in seeds for rows in by_seed.values()) / 60
+        return [float(rows[0]["seconds"]) for by_seed in seeds for rows in by_seed.values()]
 
 
 def interval(values: Array, statistic: Statistic = np.mean, resamples: int = 2000) -> tuple[Array, Array, Array]:
@@ -243,6 +246,8 @@ COLOURS = {
     "pmpo": "#55a868",
     "half_pg": "#64b5cd",
     "oracle": "#333333",
+    "sampled": "#2a7f7f",  # actions that are; no methods
+    "deterministic": "#b8860b",
 }
 STYLE: Any = {
     "figure.dpi": 110,
@@ -365,12 +370,15 @@ def main(
             print(f"stopped; {path} keeps what is done, and the same command continues")
             return
         runs = Runs(path, configs)
+        if not runs.seconds():
+            print(f"{figure}: {path} holds no run of it, nothing to draw")
+            continue
         (output / "figures").mkdir(parents=True, exist_ok=True)
         with plt.rc_context(STYLE):
             drawn = experiment.figures[figure](runs)
             drawn.savefig(output / "figures" / f"{experiment.name}_{figure}.png")
             plt.close(drawn)
-        print(f"{output / 'figures'}/{experiment.name}_{figure}.png: {runs.minutes():.1f} core minutes")
+        print(f"{output / 'figures'}/{experiment.name}_{figure}.png: {sum(runs.seconds()) / 60:.1f} core minutes")
         for config in configs:
             numbers = [f"{m} {in_words(runs.last(config, m), how)}" for m, how in experiment.summary.items()]
             print(f"    {run_name(config):60}", " | ".join(numbers))

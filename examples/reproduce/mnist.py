@@ -61,6 +61,9 @@ BONUSES = (0.01, 0.03, 0.1, 0.3, 1.0)
 PRIORITIES = ("delight", "advantage", "abs_advantage", "surprisal", "additive", "random")
 
 
+RATIO_METHODS = ("iw", "ppo")  # with actors of the learner's own age every ratio is 1, and they are the policy gradient
+
+
 def vary(config: Config, field: str, values: tuple[Any, ...]) -> list[Config]:
     return [dataclasses.replace(config, **{field: value}) for value in values]
 
@@ -75,7 +78,10 @@ SWEEP = {
     "baselines": [*vary(Config(), "baseline", BASELINES), *vary(DG, "baseline", BASELINES)],
     "priority": vary(KONDO, "priority", PRIORITIES),
     "rates": [Config(), *vary(KONDO, "gate_rate", (0.01, 0.03, 0.1, 0.3, 1.0, 0.0))],
-    "staleness": [c for m in ("pg", "iw", "ppo", "dg", "kondo") for c in vary(Config(method=m), "delay", DELAYS)],
+    "staleness": [
+        *(c for m in ("pg", "dg", "kondo") for c in vary(Config(method=m), "delay", DELAYS)),
+        *(c for m in RATIO_METHODS for c in vary(Config(method=m), "delay", DELAYS[1:])),
+    ],
     "noise": [*vary(DG, "delight_noise", NOISES), *vary(KONDO, "delight_noise", NOISES)],
     "samples": [*vary(Config(), "samples", SAMPLES), *vary(DG, "samples", SAMPLES)],
     "alignment": [dataclasses.replace(DG, alignment=True)],
@@ -368,14 +374,15 @@ def shades(count: int) -> list[Any]:
     return [matplotlib.colormaps["viridis"](x) for x in np.linspace(0, 0.88, count)]
 
 
-def error_axes(figure: Figure, data: str) -> Figure:
+def error_axes(figure: Figure, data: str, legends: bool = True) -> Figure:
     for axes in figure.axes:
         axes.set(xscale="log", yscale="log", xlabel="update", ylabel=f"test error, {data}", xlim=(10, None))
         axes.axhline(0.05, color="black", linewidth=0.6, linestyle=":")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_yticks([0.02, 0.05, 0.1, 0.2, 0.5, 1])
-        harness.legend(axes)
+        if legends:
+            harness.legend(axes)
     return figure
 
 
@@ -457,13 +464,17 @@ def staleness(runs: Runs) -> Figure:
     figure, (left, right) = harness.panels(2)
     for method in ("pg", "iw", "ppo", "kondo", "dg"):
         chosen = [config for config in runs.configs if config.method == method]
+        label, tint = words(chosen[0]), colour(chosen[0])
+        if method in RATIO_METHODS:
+            chosen = [dataclasses.replace(chosen[0], method="pg", delay=0), *chosen]
         errors, ages = [runs.last(config, "test_error") for config in chosen], [max(c.delay, 3) for c in chosen]
-        harness.points(left, ages, errors, words(chosen[0]), color=colour(chosen[0]))
+        harness.points(left, ages, errors, label, color=tint)
         for config in chosen:
             if config.delay == DELAYS[-1]:
                 harness.draw(right, runs, config, "test_error", words(config), color=colour(config))
     right.set_title(f"actor {DELAYS[-1]} updates old")
-    error_axes(figure, runs.configs[0].data)
+    error_axes(figure, runs.configs[0].data, legends=False)
+    harness.legend_below(figure, left, 5)
     left.set(
         xlim=(2.5, 1300),
         xlabel="age of the actor (updates)",

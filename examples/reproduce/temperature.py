@@ -72,18 +72,20 @@ def default(runs: Runs) -> Figure:
     figure, panels = harness.panels(len(TASKS), width=3.6)
     for axes, task in zip(panels, TASKS, strict=True):
         mine = [c for c in runs.configs if c.env == task.env and len(runs.last(c, "sampled"))]
-        for metric, colour in (("sampled", "pg"), ("deterministic", "dg")):
+        for metric in ("sampled", "deterministic"):
+            colour = harness.COLOURS[metric]
             dg = [c for c in mine if c.temperature is not None and not c.normalize_delight]
             if not dg:
                 continue
             samples = [runs.last(c, metric) for c in dg]
-            harness.points(axes, range(len(dg)), samples, f"DG, {metric}", color=harness.COLOURS[colour])
+            harness.points(axes, range(len(dg)), samples, f"DG, {metric}", color=colour)
             axes.set_xticks(range(len(dg)), [f"{c.temperature:g}" for c in dg])
             for plain in (c for c in mine if c.temperature is None):
-                mean = runs.last(plain, metric).mean()
-                axes.axhline(mean, color=harness.COLOURS[colour], linestyle=":", label=f"PG, {metric}")
+                mean, low, high = harness.interval(runs.last(plain, metric))
+                axes.axhline(float(mean), color=colour, linestyle=":", label=f"PG, {metric}")
+                axes.axhspan(float(low), float(high), color=colour, alpha=0.08, linewidth=0)
         axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="temperature", ylabel="return")
-    harness.legend(panels[0])
+    harness.legend_below(figure, panels[0], 4)
     return figure
 
 

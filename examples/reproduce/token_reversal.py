@@ -424,7 +424,7 @@ def colour(config: Config) -> str:
 
 def curves(runs: Runs, groups: dict[str, list[Config]], label: Callable[[Config], str] = words) -> Figure:
     """Error over updates, one panel per titled group of configs."""
-    figure, axes = harness.panels(len(groups), width=5.2 if len(groups) < 3 else 3.8)
+    figure, axes = harness.panels(len(groups), width={1: 7.0, 2: 5.2}.get(len(groups), 3.8))
     for panel, (title, configs) in zip(axes, groups.items(), strict=True):
         tints = [colour(c) for c in configs]
         if len(set(tints)) < len(tints):
@@ -432,7 +432,8 @@ def curves(runs: Runs, groups: dict[str, list[Config]], label: Callable[[Config]
         for config, tint in zip(configs, tints, strict=True):
             dashes = {"ppo": (0, (2, 2)), "iw": (0, (5, 5))}.get(config.method, "-")  # at zero delay they lie on PG
             harness.draw(panel, runs, config, "error", label(config), color=tint, linestyle=dashes)
-        panel.set(title=title, xlabel="update", yscale="log", ylim=(1e-4, 1))
+        panel.set(title=title, xlabel="update")
+        scale_errors(panel)
     axes[0].set_ylabel("error of sampled answers")
     label_lines(figure, axes)
     return figure
@@ -442,8 +443,8 @@ def label_lines(figure: Figure, axes: list[Axes]) -> None:
     """One legend below, if one panel shows all that the others show; else one in each."""
     shown = [set(panel.get_legend_handles_labels()[1]) for panel in axes]
     most = max(shown, key=len)
-    if len(axes) > 1 and most and all(most >= each for each in shown):
-        harness.legend_below(figure, axes[shown.index(most)], len(most))
+    if most and all(most >= each for each in shown):
+        harness.legend_below(figure, axes[shown.index(most)], len(most) if len(axes) > 1 else 3)
         return
     for panel in axes:
         harness.legend(panel)
@@ -510,9 +511,14 @@ def variants(runs: Runs) -> Figure:
 
 
 def show_final_errors(panel: Axes) -> None:
-    """On a scale that is linear below .001, to show an error of 0."""
-    panel.set(ylim=(-1e-4, 1), ylabel="error of sampled answers at the end")
+    panel.set_ylabel("error of sampled answers at the end")
+    scale_errors(panel)
+
+
+def scale_errors(panel: Axes) -> None:
+    """Linear below .001, to show an error of 0."""
     panel.set_yscale("symlog", linthresh=1e-3)
+    panel.set_ylim(-1e-4, 1.3)
 
 
 def scaling(runs: Runs) -> Figure:
