@@ -33,6 +33,10 @@ class DelightFigures(BaseCallback):
         self.max_points = max_points
         self._rollouts = 0
 
+    def _init_callback(self) -> None:
+        name = type(self.model).__name__
+        require(isinstance(self.model, PolicyGradient), "DelightFigures' algorithm", name, "one of sb3_delight")
+
     def _on_rollout_start(self) -> None:
         if self._rollouts and self._rollouts % self.every == 0:
             self._draw()

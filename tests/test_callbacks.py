@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -48,6 +49,11 @@ def test_last_update_weighs_dropped_rows_zero() -> None:
     assert dg.last_update is not None
     advantages, log_prob, weight = dg.last_update
     torch.testing.assert_close(weight, torch.sigmoid(-log_prob * advantages / 2.0))
+
+
+def test_other_algorithms_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be one of sb3_delight, got 'A2C'"):
+        A2C("MlpPolicy", "CartPole-v1", device="cpu").learn(10, callback=DelightFigures())
 
 
 @pytest.mark.parametrize("name", ["every", "max_points"])
