@@ -1,4 +1,4 @@
-"""Train DG on HalfCheetah-v5 in about a minute on a CPU, and see what it learned.
+"""Train DG on HalfCheetah-v5 in one to two minutes on a CPU, and see what it learned.
 
     python examples/quickstart.py [--env HalfCheetah-v5] [--timesteps 300000] [--seed 0] [--output runs/quickstart]
 
