@@ -242,7 +242,7 @@ def test_what_is_not_finite_never_reaches_the_parameters(
     model = make(cls, Poisoned(gym.make("Pendulum-v1"), what, value, at))
     model.learn(16)
     before = parameters(model)
-    with pytest.raises(ValueError, match=f"NaN or inf {what}.* in the rollout"):
+    with pytest.raises(ValueError, match=rf"NaN or inf {what}( \(or last .*\))? in the rollout"):
         model.learn(32, reset_num_timesteps=False)
     assert identical(before, parameters(model))
     model.save(tmp_path / "model")

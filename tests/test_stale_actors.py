@@ -30,7 +30,7 @@ def test_arms_differ_in_method_staleness_and_friction_alone(task: str) -> None:
     assert {(k, "none") for k in STALENESS} <= conditions
     for method in METHODS:
         mine = {(arm.staleness, arm.friction) for arm in arms if arm.method == method}
-        fresh = {each for each in conditions if each[0] == 0} if method in stale_actors.RATIO_METHODS else set()
+        fresh = {each for each in conditions if each[0] == 0} if method in harness.RATIO_METHODS else set()
         assert mine == conditions - fresh
 
 

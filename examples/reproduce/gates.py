@@ -146,8 +146,7 @@ def curves(runs: Runs) -> Figure:
                 if steps.size:
                     harness.band(panel, clock(runs, config, name), values, label(config), **style(config))
             panel.set(xlabel=CLOCKS[name], ylabel=f"{metric} return")
-        beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
-        row[-1].legend(*row[0].get_legend_handles_labels(), fontsize=8, **beside)
+        harness.legend(row[-1], fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(runs.configs[0].env)
     return figure
 

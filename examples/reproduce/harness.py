@@ -150,16 +150,16 @@ def compute(experiment: Experiment, configs: list[Any], seeds: int, workers: int
     """Run what the CSV lacks."""
     columns = ["run", "seed", "step", *experiment.metrics, "left", *PROVENANCE]
     drop_torn_runs(path, columns)
-    done = {(row["run"], int(row["seed"])) for row in read_rows(path)}
+    recorded = Runs(path, configs)
     jobs = []
     for config in configs:
-        missing = [seed for seed in range(seeds) if (run_name(config), seed) not in done]
+        missing = [seed for seed in range(seeds) if seed not in recorded.seeds(config)]
         # Batches small enough to give every worker one, where there are few configs.
         size = max(1, min(experiment.seeds_per_job, -(-len(missing) * len(configs) // workers)))
         jobs += [(experiment.run, config, missing[i : i + size]) for i in range(0, len(missing), size)]
     if not jobs:
         return
-    count, known = sum(len(batch) for _, _, batch in jobs), Runs(path, configs).seconds()
+    count, known = sum(len(batch) for _, _, batch in jobs), recorded.seconds()
     estimate = f", about {np.mean(known) * count / 60:.0f} minutes of a core" if known else ""
     print(f"{count} runs that {path.name} lacks{estimate} (--plot-only draws what it holds)")
     total = sum(max(1, config.updates) * len(batch) for _, config, batch in jobs)
@@ -207,10 +207,22 @@ class Runs:
         values = self.get(config, metric)[1]
         return values[:, -1] if values.size else np.zeros(0)
 
+    def seeds(self, config: Any) -> set[int]:
+        """Of which the CSV holds rows."""
+        return set(self._rows.get(run_name(config), {}))
+
     def seconds(self) -> list[float]:
         """Of one core, for every run of the figure's configs."""
         seeds = [self._rows.get(name, {}) for name in {run_name(config) for config in self.configs}]
         return [float(rows[0]["seconds"]) for by_seed in seeds for rows in by_seed.values()]
+
+
+RATIO_METHODS = ("iw", "ppo")
+
+
+def run_that_stands_for(method: str, age: int) -> str:
+    """With the learner's own weights on the actor every ratio is 1: those who use it are the policy gradient."""
+    return "pg" if age == 0 and method in RATIO_METHODS else method
 
 
 def interval(values: Array, statistic: Statistic = np.mean, resamples: int = 2000) -> tuple[Array, Array, Array]:
@@ -370,7 +382,8 @@ def main(
             print(f"stopped; {path} keeps what is done, and the same command continues")
             return
         runs = Runs(path, configs)
-        if not runs.seconds():
+        seconds = runs.seconds()
+        if not seconds:
             print(f"{figure}: {path} holds no run of it, nothing to draw")
             continue
         (output / "figures").mkdir(parents=True, exist_ok=True)
@@ -378,7 +391,7 @@ def main(
             drawn = experiment.figures[figure](runs)
             drawn.savefig(output / "figures" / f"{experiment.name}_{figure}.png")
             plt.close(drawn)
-        print(f"{output / 'figures'}/{experiment.name}_{figure}.png: {sum(runs.seconds()) / 60:.1f} core minutes")
+        print(f"{output / 'figures'}/{experiment.name}_{figure}.png: {sum(seconds) / 60:.1f} core minutes")
         for config in configs:
             numbers = [f"{m} {in_words(runs.last(config, m), how)}" for m, how in experiment.summary.items()]
             print(f"    {run_name(config):60}", " | ".join(numbers))

@@ -59,13 +59,15 @@ NOISES = (0.0, 0.25, 0.5, 1.0, 2.0)
 SAMPLES = (1, 3, 10, 30, 100, 0)
 BONUSES = (0.01, 0.03, 0.1, 0.3, 1.0)
 PRIORITIES = ("delight", "advantage", "abs_advantage", "surprisal", "additive", "random")
-
-
-RATIO_METHODS = ("iw", "ppo")  # with actors of the learner's own age every ratio is 1, and they are the policy gradient
+STALE = ("pg", "iw", "ppo", "kondo", "dg")
 
 
 def vary(config: Config, field: str, values: tuple[Any, ...]) -> list[Config]:
     return [dataclasses.replace(config, **{field: value}) for value in values]
+
+
+def stale(config: Config, method: str, delay: int) -> Config:
+    return dataclasses.replace(config, method=harness.run_that_stands_for(method, delay), delay=delay)
 
 
 SWEEP = {
@@ -78,10 +80,7 @@ SWEEP = {
     "baselines": [*vary(Config(), "baseline", BASELINES), *vary(DG, "baseline", BASELINES)],
     "priority": vary(KONDO, "priority", PRIORITIES),
     "rates": [Config(), *vary(KONDO, "gate_rate", (0.01, 0.03, 0.1, 0.3, 1.0, 0.0))],
-    "staleness": [
-        *(c for m in ("pg", "dg", "kondo") for c in vary(Config(method=m), "delay", DELAYS)),
-        *(c for m in RATIO_METHODS for c in vary(Config(method=m), "delay", DELAYS[1:])),
-    ],
+    "staleness": [stale(Config(), method, delay) for method in STALE for delay in DELAYS],
     "noise": [*vary(DG, "delight_noise", NOISES), *vary(KONDO, "delight_noise", NOISES)],
     "samples": [*vary(Config(), "samples", SAMPLES), *vary(DG, "samples", SAMPLES)],
     "alignment": [dataclasses.replace(DG, alignment=True)],
@@ -462,16 +461,12 @@ def arrived(reached: Array) -> bool:
 
 def staleness(runs: Runs) -> Figure:
     figure, (left, right) = harness.panels(2)
-    for method in ("pg", "iw", "ppo", "kondo", "dg"):
-        chosen = [config for config in runs.configs if config.method == method]
-        label, tint = words(chosen[0]), colour(chosen[0])
-        if method in RATIO_METHODS:
-            chosen = [dataclasses.replace(chosen[0], method="pg", delay=0), *chosen]
-        errors, ages = [runs.last(config, "test_error") for config in chosen], [max(c.delay, 3) for c in chosen]
+    for method in STALE:
+        chosen = [stale(runs.configs[0], method, delay) for delay in DELAYS]
+        errors, ages = [runs.last(config, "test_error") for config in chosen], [max(delay, 3) for delay in DELAYS]
+        label, tint = words(chosen[-1]), colour(chosen[-1])
         harness.points(left, ages, errors, label, color=tint)
-        for config in chosen:
-            if config.delay == DELAYS[-1]:
-                harness.draw(right, runs, config, "test_error", words(config), color=colour(config))
+        harness.draw(right, runs, chosen[-1], "test_error", label, color=tint)
     right.set_title(f"actor {DELAYS[-1]} updates old")
     error_axes(figure, runs.configs[0].data, legends=False)
     harness.legend_below(figure, left, 5)

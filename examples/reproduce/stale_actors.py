@@ -93,13 +93,8 @@ def friction_names(task: Config) -> list[str]:
     return [name for name in FRICTIONS if name != "discovery" or task.env in EXPERTS]
 
 
-RATIO_METHODS = ("iw", "ppo")
-
-
 def arm(task: Config, method: str, staleness: int = 0, friction: str = "none") -> Config:
-    """With the learner's own weights on the actor every ratio is 1: those who use it are the policy gradient."""
-    if staleness == 0 and method in RATIO_METHODS:
-        method = "pg"
+    method = harness.run_that_stands_for(method, staleness)
     return replace(task, method=method, staleness=staleness, friction=friction)
 
 

@@ -78,10 +78,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _threads() -> int:
     """By ``OMP_NUM_THREADS``, which children inherit; of a list ("4,2", for nested regions) the first."""
-    first = (os.environ.get("OMP_NUM_THREADS") or "1").split(",")[0].strip()
+    listed = os.environ.get("OMP_NUM_THREADS") or "1"
+    first = listed.split(",")[0].strip()
     if not (first.isdecimal() and int(first)):
         sys.exit(f"error: OMP_NUM_THREADS must be a whole number, 1 or more, got {first!r}")
-    os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or first
+    os.environ["OMP_NUM_THREADS"] = listed
     return int(first)
 
 
