@@ -3,8 +3,9 @@
     python examples/reproduce/stale_actors.py --figure cartpole [--seeds 10] [--workers 2] [--plot-only]
 
 Every arm has the same settings, budget and seeds, PPO included (one pass over a rollout, advantages scaled); none was
-tuned. What differs is the weight, or the gate. Staleness is counted in rollouts of 256 rows, which is one update each.
-The score is that of the learner's policy by its likeliest or mean actions, in a clean environment.
+tuned. What differs is the weight, or the gate; DG's temperature is our default, 10, which is close to the plain policy
+gradient on scaled advantages, or the papers', 1. Staleness is counted in rollouts of 256 rows, which is one update
+each. The score is that of the learner's policy by its likeliest or mean actions, in a clean environment.
 """
 
 from dataclasses import dataclass, replace
@@ -47,6 +48,7 @@ METHODS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
     "ppo": (PPO, {"batch_size": None, "n_epochs": 1}),
     "scaled_po": (ScaledPO, {}),
     "dg": (DG, {}),
+    "dg_1": (DG, {"temperature": 1.0}),
     "kondo_rate": (KondoDG, {"gate_rate": 0.3}),
     "kondo_price": (KondoDG, {}),
 }
@@ -139,6 +141,7 @@ LABELS = {
     "ppo": ("PPO's clip", harness.COLOURS["ppo"], "-"),
     "scaled_po": ("Scaled PO", harness.COLOURS["pmpo"], "-"),
     "dg": ("DG", harness.COLOURS["dg"], "-"),
+    "dg_1": ("DG, temperature 1", harness.COLOURS["dg"], "--"),
     "kondo_rate": ("Kondo, rate .3", harness.COLOURS["kondo"], "-"),
     "kondo_price": ("Kondo, price 0", harness.COLOURS["kondo"], "--"),
 }
