@@ -279,6 +279,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "last 3 rollouts again, V-trace": {"reuse": 3},
 }
 DG_LEVERS: dict[str, dict[str, Any]] = {
+    "temperature 0, successes alone": {"temperature": 0.0},
     "temperature 1": {"temperature": 1.0},
     "temperature 4": {"temperature": 4.0},
     "temperature 30": {"temperature": 30.0},
