@@ -153,16 +153,16 @@ def scores(runs: Runs, config: Config) -> harness.Array:
     return values[:, -3:].mean(axis=1) if values.size else np.zeros(0)
 
 
-def style_of(method: str) -> dict[str, Any]:
+def marker_of(method: str) -> dict[str, Any]:
     """Broken lines have hollow markers, by which the right panel tells them, too."""
     _, colour, line = LABELS[method]
-    return {"color": colour, "linestyle": line, "markerfacecolor": colour if line == "-" else "white", "markersize": 5}
+    return {"color": colour, "markerfacecolor": colour if line == "-" else "white", "markersize": 5}
 
 
 def draw_staleness(axes: Axes, runs: Runs, task: Config) -> None:
-    for method, (label, *_) in LABELS.items():
+    for method, (label, _, line) in LABELS.items():
         found = [scores(runs, arm(task, method, k)) for k in STALENESS]
-        harness.points(axes, range(len(STALENESS)), found, label, **style_of(method))
+        harness.points(axes, range(len(STALENESS)), found, label, linestyle=line, **marker_of(method))
     axes.set_xticks(range(len(STALENESS)), [str(k) for k in STALENESS])
     axes.set(
         title=f"{task.env}, learning rate {task.learning_rate:g}",
@@ -177,7 +177,7 @@ def draw_frictions(axes: Axes, runs: Runs, task: Config) -> None:
     for i, method in enumerate(LABELS):
         places = np.arange(len(groups)) + (i - (len(LABELS) - 1) / 2) * 0.11
         samples = [scores(runs, troubled(task, method, name)) for name in groups]
-        harness.intervals(axes, places, samples, upright=True, **(style_of(method) | {"linestyle": ""}))
+        harness.intervals(axes, places, samples, upright=True, **marker_of(method))
     names = ["all, and\n10 rollouts old" if name == "all" else name for name in groups]
     axes.set_xticks(range(len(groups)), names)
     axes.set(title="what goes wrong on the actor", ylabel="return")
