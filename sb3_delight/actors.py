@@ -17,7 +17,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from sb3_delight.arguments import is_whole, require
 from sb3_delight.buffers import map_observations
 from sb3_delight.env_copies import EnvCopy, EnvMaker
-from sb3_delight.frictions import Friction
+from sb3_delight.frictions import Friction, as_frictions
 from sb3_delight.normalization import load_statistics, take_increments, track_increments
 from sb3_delight.policy_gradient import PolicyGradient
 from sb3_delight.rollouts import ActorPool, Rollout, Weights
@@ -64,17 +64,6 @@ class ActorSpec:
             seed=seed,
             num_timesteps=algorithm.num_timesteps,
         )
-
-
-def as_frictions(frictions: Friction | Sequence[Friction]) -> tuple[Friction, ...]:
-    """One friction, or several in their order.
-
-    :raises ValueError: for what is none
-    """
-    several = (frictions,) if isinstance(frictions, Friction) else frictions
-    fits = isinstance(several, Sequence) and all(isinstance(each, Friction) for each in several)
-    require(fits, "frictions", frictions, "one or a sequence of sb3_delight.frictions")
-    return tuple(several)
 
 
 class Actor:

@@ -9,7 +9,7 @@ policy gives it: the actor does not know that it is broken.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sb3_delight.arguments import number, require
 
-__all__ = ["ActorBug", "Friction", "MismatchedSampler", "RareDiscovery", "RewardCorruption"]
+__all__ = ["ActorBug", "Friction", "MismatchedSampler", "RareDiscovery", "RewardCorruption", "as_frictions"]
 
 
 class Friction:
@@ -136,7 +136,8 @@ class MismatchedSampler(_ReplacedActions):
     """The actor samples from a distorted policy and records the log-probability of the clean one.
 
     As engines of lower precision do. Discrete actions are drawn with Gaussian noise on the logits; Box actions are
-    moved by Gaussian noise on the mean. The noise is new at every step.
+    moved by Gaussian noise on the mean. The noise is new at every step. Other frictions replace what it drew, so it
+    comes before them.
 
     :param scale: standard deviation of the noise: nats for logits; for a mean, standard deviations of the policy
     :param probability: see :class:`Friction`
@@ -206,6 +207,21 @@ class _CorruptedRewards(VecEnvWrapper):
         heads = torch.rand(self.num_envs, generator=self.generator).numpy() < 0.5
         coin = np.where(heads, self.friction.high, self.friction.low).astype(rewards.dtype)
         return observations, np.where(chosen, coin, rewards), dones, infos
+
+
+def as_frictions(frictions: Friction | Sequence[Friction]) -> tuple[Friction, ...]:
+    """One friction, or several in their order.
+
+    :raises ValueError: for what is none, or a sampler that would undo what frictions before it replaced
+    """
+    several = (frictions,) if isinstance(frictions, Friction) else frictions
+    fits = isinstance(several, Sequence) and all(isinstance(each, Friction) for each in several)
+    require(fits, "frictions", frictions, "one or a sequence of sb3_delight.frictions")
+    replacing = [each for each in several if isinstance(each, _ReplacedActions)]
+    first = not any(isinstance(each, MismatchedSampler) for each in replacing[1:])
+    names = [type(each).__name__ for each in several]
+    require(first, "frictions", names, "with MismatchedSampler before all that replaces actions: it draws them anew")
+    return tuple(several)
 
 
 def _uniform(space: spaces.Space[Any], n_envs: int, generator: torch.Generator) -> Tensor:

@@ -12,11 +12,11 @@ from typing import Any
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_delight.actor_process import ActorProcess, pack_weights, unpack_rollout
-from sb3_delight.actors import ActorSpec, as_frictions
+from sb3_delight.actors import ActorSpec
 from sb3_delight.arguments import is_whole, number, require
 from sb3_delight.env_copies import EnvMaker
 from sb3_delight.finite import NotFiniteError
-from sb3_delight.frictions import Friction
+from sb3_delight.frictions import Friction, as_frictions
 from sb3_delight.rollouts import Rollout, Weights
 
 try:

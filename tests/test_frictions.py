@@ -170,7 +170,7 @@ def test_corrupted_rewards_are_what_vecnormalize_sees() -> None:
 
 def test_equal_seeds_give_equal_frictions_and_other_streams_others() -> None:
     model = model_of(spaces.Discrete(5))
-    frictions = [ActorBug(0.2, "random"), MismatchedSampler(1.0, probability=0.5), RewardCorruption(0.2)]
+    frictions = [MismatchedSampler(1.0, probability=0.5), ActorBug(0.2, "random"), RewardCorruption(0.2)]
     frictions = pickle.loads(pickle.dumps(frictions))
     one, other, unlike = (collect(model, frictions, stream) for stream in ((1,), (1,), (2,)))
     np.testing.assert_array_equal(one.actions, other.actions)
@@ -185,9 +185,21 @@ def test_frictions_compose_in_order() -> None:
     assert (rollout.actions == 4).mean() == pytest.approx(0.25, abs=0.055)
 
 
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: type(space).__name__)
+def test_a_mismatched_sampler_leaves_a_bug_as_it_is(space: spaces.Space[Any]) -> None:
+    rollout = collect(model_of(space), [MismatchedSampler(8.0), RewardCorruption(0.5), ActorBug(1.0)])
+    assert (rollout.actions == 0).all()
+
+
+@pytest.mark.parametrize("other", [ActorBug(0.1), RareDiscovery(0.1, expert), MismatchedSampler(2.0)])
+def test_a_sampler_that_would_undo_what_others_replaced_is_refused(other: Friction) -> None:
+    with pytest.raises(ValueError, match="frictions must be with MismatchedSampler before all"):
+        LocalActors(frictions=[RewardCorruption(0.1), other, MismatchedSampler(1.0)])
+
+
 def test_frictions_that_never_happen_change_nothing() -> None:
     found = []
-    never = [ActorBug(0.0), RareDiscovery(0.0, expert), MismatchedSampler(1.0, probability=0.0), RewardCorruption(0.0)]
+    never = [MismatchedSampler(1.0, probability=0.0), ActorBug(0.0), RareDiscovery(0.0, expert), RewardCorruption(0.0)]
     for frictions in ([], never):
         env = make_vec_env("Pendulum-v1", 2)
         model = DG("MlpPolicy", env, n_steps=16, seed=0, device="cpu", actors=LocalActors(frictions=frictions))

@@ -80,9 +80,9 @@ EXPERTS = {"CartPole-v1": cartpole_expert, "Acrobot-v1": acrobot_expert}  # for 
 def frictions(config: Config) -> list[Friction]:
     low, high = COIN[config.env]
     each: dict[str, Friction] = {
+        "mismatch": MismatchedSampler(1.0),
         "bug": ActorBug(0.3),
         "corruption": RewardCorruption(0.3, low, high),
-        "mismatch": MismatchedSampler(1.0),
     }
     if config.env in EXPERTS:
         each["discovery"] = RareDiscovery(0.03, EXPERTS[config.env])  # after the bug, which it overrules
