@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import math
+import signal
 import sys
 import time
 from pathlib import Path
@@ -109,12 +110,13 @@ def test_a_sweep_killed_at_any_byte_ends_like_one_that_was_not(tmp_path: Path) -
         assert results(tmp_path / "torn") == wanted
 
 
-def test_ctrl_c_keeps_what_is_done_and_the_command_continues(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_kill_keeps_what_is_done_and_the_command_continues(
+    number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(config: Config, seeds: list[int]) -> list[harness.Row]:
         if config.slope == 2.0:
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
         return run(config, seeds)
 
     harness.main(dataclasses.replace(EXPERIMENT, run=interrupted), ["--workers", "1", "--output", str(tmp_path)])

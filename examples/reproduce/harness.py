@@ -373,6 +373,7 @@ def main(
     output = args.output or (Path(tempfile.mkdtemp(prefix="smoke-")) if args.smoke else HERE)
     path = output / "results" / f"{experiment.name}.csv"
     figures = list(experiment.sweep) if args.figure == "all" else [args.figure]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` is Ctrl-C, or the workers would go on
     for figure in figures:
         configs = list(dict.fromkeys(dataclasses.replace(config, **fields) for config in experiment.sweep[figure]))
         try:
