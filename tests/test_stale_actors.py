@@ -1,6 +1,7 @@
 """The experiment on stale and troubled actors: equal arms, experts that are experts, and runs that a seed repeats."""
 
 import dataclasses
+import math
 import sys
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import stale_actors
 from stale_actors import METHODS, STALENESS, TASKS, Config
 
 from sb3_delight import PolicyGradient
+from sb3_delight.actors import LocalActors
+from sb3_delight.buffers import flat_rollout
 
 SHORT = Config(updates=2048, evaluations=1)
 
@@ -102,12 +105,44 @@ def test_without_staleness_a_run_is_that_without_actors() -> None:
     np.testing.assert_array_equal(one, other)
 
 
+def test_what_the_bug_chose_is_known_row_by_row() -> None:
+    config = dataclasses.replace(SHORT, friction="bug", updates=256)
+    model = stale_actors.make_model(config, make_vec_env(config.env, config.n_envs), seed=0).learn(config.updates)
+    assert isinstance(model.actors, LocalActors)
+    (bug,) = model.actors.frictions
+    assert isinstance(bug, stale_actors.RememberedBug)
+    actions = flat_rollout(model.rollout_buffer).actions.flatten()
+    assert 0.2 < bug.rows().float().mean() < 0.4
+    assert (actions[bug.rows()] == 0).all()
+    assert 0.2 < actions[~bug.rows()].mean() < 0.8
+
+
+@pytest.mark.parametrize("method", stale_actors.WATCHED)
+def test_watching_the_bug_changes_nothing(method: str) -> None:
+    watched = dataclasses.replace(stale_actors.WATCHED[method], updates=2048, evaluations=2)
+    plain = Config(**vars(watched))
+    (first, last), unwatched = (stale_actors.run(config, [0]) for config in (watched, plain))
+    assert last["deterministic"] == unwatched[-1]["deterministic"]
+    for row in (first, last):
+        assert 0 < row["bug_noise"] < 3
+        assert math.log(2) < row["bug_surprisal"] < 10
+        if method == "pg":
+            assert row["bug_push"] == row["bug_advantage"]
+            assert row["mean_weight"] == 1
+        else:
+            assert math.isfinite(row["bug_push"])
+            assert 0 < row["mean_weight"] <= 1
+
+
 def test_smoke_runs_and_draws(tmp_path: Path) -> None:
     """One task is run; the others are drawn without results, as in the middle of a sweep."""
     arms = [arm for arm in stale_actors.SWEEP["cartpole"] if arm.method == "dg" and arm.friction in ("none", "all")]
     experiment = dataclasses.replace(stale_actors.EXPERIMENT, sweep={"cartpole": arms[-2:]})
     harness.main(experiment, ["--smoke", "--seeds", "1", "--workers", "1", "--output", str(tmp_path)])
     assert (tmp_path / "figures" / "stale_actors_cartpole.png").stat().st_size > 0
+    watched = dataclasses.replace(stale_actors.EXPERIMENT, sweep={"bug": stale_actors.SWEEP["bug"][:1]})
+    harness.main(watched, ["--smoke", "--seeds", "1", "--workers", "1", "--output", str(tmp_path)])
+    assert (tmp_path / "figures" / "stale_actors_bug.png").stat().st_size > 0
     for task in TASKS:
         drawn = stale_actors.EXPERIMENT.figures[task](harness.Runs(tmp_path / "none.csv", stale_actors.SWEEP[task]))
         assert drawn.axes[0].get_title().startswith(TASKS[task].env)

@@ -254,6 +254,29 @@ def test_the_overlap_bound_holds_whatever_the_two_policies() -> None:
         assert shrink <= overlap
 
 
+# Faulty actors
+
+
+@pytest.mark.parametrize("temperature", [1.0, 10.0, 100.0])
+def test_noise_turns_the_mute_on_a_surprising_failure_into_a_push_towards_it(temperature: float) -> None:
+    # An action of surprisal l whose advantage is N(-d, s^2). A bug pulls it however rare it is under the policy. The
+    # policy gradient pushes it down by d on average, DG by E[w A]: little where the failure is certain, and the other
+    # way once (d^2 + s^2) l > 2 d temperature (examples/reproduce/bandit.py --figure bug).
+    normal = torch.linspace(-8, 8, 4001)
+    density = torch.exp(-normal.square() / 2)
+
+    def push(worse_by: float, noise: float, nats: float = 3.0) -> float:
+        advantage = noise * normal - worse_by
+        weight = dg_weight(torch.full_like(normal, -nats), advantage, temperature)
+        return float((weight * advantage * density).sum() / density.sum())
+
+    assert -0.5 < push(1.0, noise=0.0) < 0
+    assert push(0.1, noise=3.0) > 0
+    if temperature >= 10:  # the first-order boundary, s^2 = 2 d temperature / l - d^2
+        boundary = math.sqrt(2 * 0.05 * temperature / 3 - 0.05**2)
+        assert push(0.05, noise=0.8 * boundary) < 0 < push(0.05, noise=1.2 * boundary)
+
+
 # DG as a policy gradient with an entropy bonus
 
 

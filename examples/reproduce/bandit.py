@@ -1,15 +1,21 @@
-"""What the papers prove on one softmax bandit, measured; and the bandit on which delight loses.
+"""What the papers prove on one softmax bandit, measured; and two bandits on which delight loses.
 
 Figure ``propositions``: Proposition 1 of Delightful Policy Gradient (2603.14608), Propositions 1 and 2 of Does This
 Gradient Spark Joy? (2603.20526), and the overlap bound of the distributed sequel (2603.20521, version 2).
 Figure ``gambling``: Proposition 3 of the Kondo paper. An arm is worse by a gap but noisy: its lucky draws are rare
 successes, which is what delight is looking for, so DG and Kondo are *expected* to lose to the policy gradient there.
+Figure ``bug``: the actor pulls the worse arm in 30 % of the draws, whatever its policy, and *both* arms are noisy. A
+surprising action that is reliably worse is muted. Where noise hides that it is worse, its lucky draws are surprising
+successes: worse by d, with noise s and surprisal l, it is pushed on average by w A = -d/2 + (d^2 + s^2) l / (4
+temperature) to first order, hence *up* where l (d^2 + s^2) > 2 d temperature. Advantages are scaled to unit size, as
+the algorithms do, so that their default temperature of 10 can be compared.
 
     python examples/reproduce/bandit.py [--figure gambling] [--plot-only]
 """
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import harness
 import numpy as np
@@ -24,10 +30,11 @@ from sb3_delight import objectives
 @dataclasses.dataclass(frozen=True)
 class Config:
     statement: str = "variance"  # variance | ranking | overlap | drift | gambling
-    method: str = "dg"  # pg | dg | kondo: the hard gate at price 0
+    method: str = "dg"  # pg | scaled_po | dg | dg_10: at that temperature | kondo: the hard gate at price 0
     arms: int = 100
     right: float = 0.5  # probability of the right arm; in gambling, of the better arm at the start
     noise_over_gap: float = 1.0  # gambling: standard deviation of the worse arm, in units of the gap (1) between means
+    bug: float = 0.0  # chance that the worse arm is pulled whatever the policy; both arms are noisy then
     samples: int = 100  # gambling: per update
     learning_rate: float = 0.3  # gambling: plain gradient descent on two logits
     updates: int = 0
@@ -36,19 +43,38 @@ class Config:
 CHANCES = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
 NOISES = (0.0, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0)
 METHODS = ("pg", "dg", "kondo")
+NAMES = {
+    "pg": ("policy gradient", harness.COLOURS["pg"], "-"),
+    "scaled_po": ("Scaled PO", harness.COLOURS["pmpo"], "-"),
+    "dg_10": ("DG, temperature 10", harness.COLOURS["dg"], "-"),
+    "dg": ("DG, temperature 1", harness.COLOURS["dg"], "--"),
+    "kondo": ("Kondo, price 0", harness.COLOURS["kondo"], "-"),
+}
+LEARNING_NOISES = (0.2, 1.0, 2.0, 5.0)
+
+
+def noisy_arms(methods: Iterable[str], bug: float = 0.0) -> list["Config"]:
+    """The drift at 90 % on the better arm, and learning from one half, for every noise."""
+    drifts = [Config("drift", m, arms=2, right=0.9, noise_over_gap=n, bug=bug) for m in methods for n in NOISES]
+    learning = [("gambling", m, n) for n in LEARNING_NOISES for m in methods]
+    return drifts + [Config(s, m, arms=2, noise_over_gap=n, bug=bug, updates=300) for s, m, n in learning]
+
+
 SWEEP = {
     "propositions": [Config(arms=k, right=p, method=m) for m in ("dg", "kondo") for k in (10, 100) for p in CHANCES]
     + [Config("ranking", arms=10, right=p) for p in CHANCES]
     + [Config("overlap", arms=10, right=p) for p in (0.1, 0.5, 0.9, 0.99)],
-    "gambling": [Config("drift", m, arms=2, right=0.9, noise_over_gap=n) for m in METHODS for n in NOISES]
-    + [Config("gambling", m, arms=2, noise_over_gap=n, updates=300) for n in (0.2, 1.0, 2.0, 5.0) for m in METHODS],
+    "gambling": noisy_arms(METHODS),
+    "bug": noisy_arms(NAMES, bug=0.3),
 }
 
 
 def method_weight(method: str, log_prob: Tensor, advantage: Tensor) -> Tensor:
     if method == "pg":
         return objectives.pg_weight(log_prob, advantage)
-    return objectives.dg_weight(log_prob, advantage, temperature=1.0 if method == "dg" else 0.0)
+    if method == "scaled_po":
+        return objectives.scaled_weight(log_prob, advantage, negative_scale=0.2)
+    return objectives.dg_weight(log_prob, advantage, {"dg": 1.0, "dg_10": 10.0, "kondo": 0.0}[method])
 
 
 def policy_of(config: Config) -> Tensor:
@@ -116,9 +142,14 @@ def overlap(config: Config, generator: np.random.Generator) -> Row:
 
 def gamble(config: Config, better: Tensor, uniform: Tensor, noise: Tensor) -> Tensor:
     """Estimates of the gradient by the better arm's logit, ``[batches]``; ``better``: its chance, ``[batches, 1]``."""
-    worse = uniform > better
-    reward = torch.where(worse, config.noise_over_gap * noise - 1, 0.0)  # the gap is 1
-    advantage = reward + (1 - better)  # less the expected reward
+    acted = (1 - config.bug) * better  # the actor's chance of the better arm
+    worse = uniform > acted
+    size = config.noise_over_gap
+    mean = torch.where(worse, -1.0, 0.0)  # the gap is 1
+    reward = mean + size * noise if config.bug else torch.where(worse, size * noise - 1, 0.0)
+    advantage = reward + (1 - acted)  # less the expected reward
+    if config.bug:
+        advantage = advantage / (acted * (1 - acted) + size**2).sqrt()  # its root mean square
     log_prob = torch.where(worse, 1 - better, better).log()
     weight = method_weight(config.method, log_prob, advantage)
     score = torch.where(worse, -better, 1 - better)  # of the better arm's logit
@@ -184,22 +215,24 @@ def propositions(runs: Runs) -> Figure:
     return figure
 
 
-def gambling(runs: Runs) -> Figure:
-    names = {"pg": "policy gradient", "dg": "DG", "kondo": "Kondo, price 0"}
-    figure, (left, *others) = harness.panels(5, width=3.4)
-    for method, name in names.items():
-        drifts = [c for c in runs.configs if (c.statement, c.method) == ("drift", method)]
+def learning_with_noise(runs: Runs) -> Figure:
+    figure, (left, *others) = harness.panels(1 + len(LEARNING_NOISES), width=3.4)
+    for method, (name, colour, line) in NAMES.items():
+        mine = [c for c in runs.configs if c.method == method]
+        drifts = [c for c in mine if c.statement == "drift"]
         values = [runs.last(c, "measured") for c in drifts]
-        harness.points(left, [c.noise_over_gap for c in drifts], values, name, color=harness.COLOURS[method])
+        harness.points(left, [c.noise_over_gap for c in drifts], values, name, color=colour, linestyle=line)
+        for axes, noise in zip(others, LEARNING_NOISES, strict=True):
+            for config in mine:
+                if config.statement == "gambling" and config.noise_over_gap == noise:
+                    harness.draw(axes, runs, config, "measured", name, color=colour, linestyle=line)
     left.axhline(0, color="black", linewidth=0.8)
-    left.set(xlabel="noise of the worse arm / gap", ylabel="drift to the better arm", title="at 90 % on the better arm")
-    for axes, noise in zip(others, (0.2, 1.0, 2.0, 5.0), strict=True):
-        for config in runs.configs:
-            if config.statement == "gambling" and config.noise_over_gap == noise:
-                harness.draw(axes, runs, config, "measured", names[config.method], color=harness.COLOURS[config.method])
+    whose = "of both arms" if runs.configs[0].bug else "of the worse arm"
+    left.set(xlabel=f"noise {whose} / gap", ylabel="drift to the better arm", title="at 90 % on the better arm")
+    for axes, noise in zip(others, LEARNING_NOISES, strict=True):
         axes.set(xlabel="update", ylim=(-0.02, 1.02), title=f"noise / gap {noise:g}")
     others[0].set(ylabel="probability of the better arm")
-    harness.legend(left)
+    harness.legend_below(figure, left, len(NAMES))
     return figure
 
 
@@ -207,7 +240,7 @@ EXPERIMENT = harness.Experiment(
     name="bandit",
     sweep=SWEEP,
     run=run,
-    figures={"propositions": propositions, "gambling": gambling},
+    figures={"propositions": propositions, "gambling": learning_with_noise, "bug": learning_with_noise},
     metrics=("measured", "theory"),
     seeds=30,
     seeds_per_job=30,

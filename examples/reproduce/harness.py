@@ -330,7 +330,7 @@ def legend(axes: Axes, **options: Any) -> None:
 
 def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
     """One legend for all panels, by what one of them shows."""
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, handlelength=3)
 
 
 # --- random numbers, and the command line -------------------------------------------------------------------------

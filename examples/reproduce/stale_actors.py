@@ -1,6 +1,7 @@
 """Actors that lag behind or go wrong: what is left of each method's score.
 
     python examples/reproduce/stale_actors.py --figure cartpole [--seeds 10] [--workers 2] [--plot-only]
+    python examples/reproduce/stale_actors.py --figure bug  # what becomes of a bug's actions in the update
 
 Every arm has the same settings, budget and seeds, PPO included (one pass over a rollout, advantages scaled); none was
 tuned. What differs is the weight, or the gate; DG's temperature is our default, 10, which is close to the plain policy
@@ -8,19 +9,22 @@ gradient on scaled advantages, or the papers', 1. Staleness is counted in rollou
 each. The score is that of the learner's policy by its likeliest or mean actions, in a clean environment.
 """
 
+import math
+from collections import deque
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import harness
 import numpy as np
+import torch
 import training
 from harness import Row, Runs
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_delight import DG, KondoDG, PolicyGradient
+from sb3_delight import DG, KondoDG, PolicyGradient, objectives
 from sb3_delight.actors import LocalActors
 from sb3_delight.baselines import PPO, ImportanceWeightedPG, ScaledPO
 from sb3_delight.frictions import ActorBug, Friction, MismatchedSampler, RareDiscovery, RewardCorruption
@@ -42,12 +46,20 @@ class Config:
     normalize_env: bool = False  # VecNormalize
 
 
+@dataclass(frozen=True)
+class Watched(Config):
+    """A run under the bug that also measures what becomes of the bug's actions: see :func:`measure_bug`."""
+
+    friction: str = "bug"
+    evaluations: int = 20
+
+
 METHODS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
     "pg": (PolicyGradient, {}),
     "iw": (ImportanceWeightedPG, {}),
     "ppo": (PPO, {"batch_size": None, "n_epochs": 1}),
     "scaled_po": (ScaledPO, {}),
-    "dg": (DG, {}),
+    "dg": (DG, {"temperature": 10.0}),  # our default
     "dg_1": (DG, {"temperature": 1.0}),
     "kondo_rate": (KondoDG, {"gate_rate": 0.3}),
     "kondo_price": (KondoDG, {}),
@@ -77,11 +89,52 @@ def acrobot_expert(observations: Any) -> Any:
 EXPERTS = {"CartPole-v1": cartpole_expert, "Acrobot-v1": acrobot_expert}  # for HalfCheetah there is none
 
 
+class RememberedBug(ActorBug):
+    """Knows which rows of the last rollout it chose."""
+
+    def __init__(self, probability: float, n_steps: int) -> None:
+        super().__init__(probability)
+        self.steps: deque[torch.Tensor] = deque(maxlen=n_steps)
+
+    def chosen(self, n_envs: int, generator: torch.Generator) -> torch.Tensor:
+        self.steps.append(super().chosen(n_envs, generator))
+        return self.steps[-1]
+
+    def rows(self) -> torch.Tensor:
+        """``[n_steps * n_envs]``, environment after environment."""
+        return torch.stack([*self.steps]).T.flatten()
+
+
+BUG_METRICS = ("bug_push", "bug_advantage", "bug_noise", "bug_surprisal", "mean_weight")
+
+
+def measure_bug(model: PolicyGradient) -> Row:
+    """Of the last update, over the bug's actions that the policy gives less than even odds.
+
+    Mean of weight x advantage: below 0 the update makes these actions less likely. Mean and standard deviation of their
+    advantage (scaled), mean surprisal as in the gate; and the mean weight of all rows.
+    """
+    assert isinstance(model.actors, LocalActors)
+    assert model.last_update is not None
+    (bug,) = model.actors.frictions
+    assert isinstance(bug, RememberedBug)
+    advantages, log_prob, weight = model.last_update
+    rows = bug.rows() & (log_prob < math.log(0.5))
+    surprisal = objectives.surprisal(log_prob, model.surprisal_clip)
+    of_bug = (
+        (weight * advantages)[rows].mean(),
+        advantages[rows].mean(),
+        advantages[rows].std(),
+        surprisal[rows].mean(),
+    )
+    return dict(zip(BUG_METRICS, map(float, (*of_bug, weight.mean())), strict=True))
+
+
 def frictions(config: Config) -> list[Friction]:
     low, high = COIN[config.env]
     each: dict[str, Friction] = {
         "mismatch": MismatchedSampler(1.0),
-        "bug": ActorBug(0.3),
+        "bug": RememberedBug(0.3, config.n_steps),
         "corruption": RewardCorruption(0.3, low, high),
     }
     if config.env in EXPERTS:
@@ -111,7 +164,9 @@ def arms(task: Config) -> list[Config]:
     return list(dict.fromkeys(stale + [troubled(task, m, name) for name in friction_names(task) for m in METHODS]))
 
 
-SWEEP = {name: arms(task) for name, task in TASKS.items()}
+#: methods whose updates under the bug are looked into; those with ratios are the policy gradient there
+WATCHED = {method: Watched(method=method) for method in METHODS if method not in harness.RATIO_METHODS}
+SWEEP = {name: arms(task) for name, task in TASKS.items()} | {"bug": list(WATCHED.values())}
 
 
 def make_model(config: Config, env: VecEnv, seed: int) -> PolicyGradient:
@@ -130,7 +185,8 @@ def make_model(config: Config, env: VecEnv, seed: int) -> PolicyGradient:
 
 
 def run(config: Config, seeds: list[int]) -> list[Row]:
-    return training.run(make_model, config, seeds, evaluations=config.evaluations)
+    measure = measure_bug if isinstance(config, Watched) else None
+    return training.run(make_model, config, seeds, evaluations=config.evaluations, measure=measure)
 
 
 # --- figures --------------------------------------------------------------------------------------------------------
@@ -192,12 +248,35 @@ def draw(runs: Runs, task: Config) -> Figure:
     return figure
 
 
+def draw_bug(runs: Runs) -> Figure:
+    """Returns, and where the bug's actions are pushed. Dotted: the first-order estimate of DG's push."""
+    figure, (left, right) = harness.panels(2, width=6.0, height=4.2)
+    for method, config in WATCHED.items():
+        label, colour, line = LABELS[method]
+        harness.draw(left, runs, config, "deterministic", label, color=colour, linestyle=line)
+        steps, push = runs.get(config, "bug_push")
+        if not steps.size:
+            continue
+        weight = runs.get(config, "mean_weight")[1]
+        harness.band(right, steps, push / weight, label, color=colour, linestyle=line)
+        if method == "dg":
+            mean, noise, surprisal = (runs.get(config, f"bug_{x}")[1] for x in ("advantage", "noise", "surprisal"))
+            estimate = mean / 2 + (mean**2 + noise**2) * surprisal / (4 * METHODS["dg"][1]["temperature"])
+            right.plot(steps, (estimate / weight).mean(axis=0), color=colour, linestyle=":")
+    right.axhline(0, color="black", linewidth=0.8)
+    left.set(title="CartPole-v1, 30 % of the actions push left", ylabel="return", xlabel="environment steps")
+    right.set(title="bug's actions with less than even odds", xlabel="environment steps")
+    right.set(ylabel="mean weight x advantage / mean weight")
+    harness.legend_below(figure, left, 3)
+    return figure
+
+
 EXPERIMENT = harness.Experiment(
     name="stale_actors",
     sweep=SWEEP,
     run=run,
-    figures={name: partial(draw, task=task) for name, task in TASKS.items()},
-    metrics=(*training.METRICS, *training.PACKAGES),
+    figures={name: partial(draw, task=task) for name, task in TASKS.items()} | {"bug": draw_bug},
+    metrics=(*training.METRICS, *BUG_METRICS, *training.PACKAGES),
     seeds=10,
     seeds_per_job=1,
     smoke={"updates": 1200, "evaluations": 2, "staleness": 1},
