@@ -34,7 +34,7 @@ class Config:
     learning_rate: float = 1e-3
 
 
-TEMPERATURES: tuple[float | None, ...] = (1.0, 4.0, 10.0, 30.0, None)
+TEMPERATURES: tuple[float | None, ...] = (0.0, 0.1, 0.3, 1.0, 4.0, 10.0, 30.0, None)
 TASKS = (
     Config("CartPole-v1"),
     Config("Acrobot-v1"),
