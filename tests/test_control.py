@@ -139,19 +139,20 @@ def test_the_clip_and_the_gate_weigh_together() -> None:
     assert (weight > 0).any()
 
 
-def test_excess_surprisal_does_not_depend_on_the_units_of_actions() -> None:
-    config = dataclasses.replace(CARTPOLE, excess=True, temperature=1.0)
+@pytest.mark.parametrize("reference", [0.0, 1.0])
+def test_relative_surprisal_does_not_depend_on_the_units_of_actions(reference: float) -> None:
+    config = dataclasses.replace(CARTPOLE, reference=reference, temperature=1.0, log_std_init=-2.0)
     model = control.make_model(config, make_vec_env("Pendulum-v1", 4), 0)
-    assert isinstance(model, control.ExcessDG)
+    assert isinstance(model, control.RelativeDG)
     model.learn(128)
     rollout = flat_rollout(model.rollout_buffer)
     log_std = model.policy.log_std.detach()
     normal = torch.distributions.Normal(0.0, log_std.exp())
     away = torch.tensor([[0.0], [1.0], [2.0]]) * log_std.exp()  # in standard deviations: these are what counts
     three = rollout._replace(actions=away, advantages=torch.ones(3))
-    excess = torch.tensor([0.0, 0.5, 2.0]) - 0.5
+    relative = torch.tensor([0.0, 0.5, 2.0]) - reference**2 / 2
     log_prob: torch.Tensor = normal.log_prob(away).sum(1)  # type: ignore[no-untyped-call]
-    torch.testing.assert_close(model._weight(log_prob, three), torch.sigmoid(excess))
+    torch.testing.assert_close(model._weight(log_prob, three), torch.sigmoid(relative))
 
 
 def test_gradients_clipped_apart_have_the_norms_of_two_optimisers() -> None:

@@ -64,7 +64,7 @@ class Config:
     normalize_env: bool = True  # VecNormalize
     clipped: bool = False  # by PPO's ratio
     reuse: int = 0  # rollouts
-    excess: bool = False  # surprisal less the policy's entropy
+    reference: float | None = None  # surprisal less that of an action so many standard deviations off the mean
     clip_apart: bool = False  # the gradients of actor and critic, each to max_grad_norm
     width: int = 64  # of two hidden layers
     relu: bool = False
@@ -109,13 +109,22 @@ class ClippedDG(ClippedPG):
         return gate * super()._weight(log_prob, batch)
 
 
-class ExcessDG(DG):
-    """Surprisal less its mean, the entropy: what is left of a density's does not depend on the action's units."""
+class RelativeDG(DG):
+    """Surprisal less that of a reference action: of densities, what is left does not depend on the action's units.
+
+    :param reference: the action's distance from the mean in every dimension, in standard deviations. At 1 its surprisal
+        is the entropy; at 0 it is the likeliest action's, so that no surprisal is below 0 however narrow the policy.
+    """
+
+    def __init__(self, *arguments: Any, reference: float, **kwargs: Any) -> None:
+        self.reference = reference
+        super().__init__(*arguments, **kwargs)
 
     def _weight(self, log_prob: torch.Tensor, batch: Samples) -> torch.Tensor:
-        noise = torch.distributions.Normal(0.0, self.policy.log_std.detach().exp())
-        entropy: torch.Tensor = noise.entropy().sum()  # type: ignore[no-untyped-call]
-        return super()._weight(log_prob + entropy, batch)
+        deviation = self.policy.log_std.detach().exp()
+        noise = torch.distributions.Normal(0.0, deviation)
+        of_reference: torch.Tensor = noise.log_prob(self.reference * deviation).sum()  # type: ignore[no-untyped-call]
+        return super()._weight(log_prob - of_reference, batch)
 
 
 class KeptBuffer(DeviceRolloutBuffer):
@@ -284,8 +293,10 @@ DG_LEVERS: dict[str, dict[str, Any]] = {
     "temperature 4": {"temperature": 4.0},
     "temperature 30": {"temperature": 30.0},
     "temperature falls from 30 to 0": {"temperature": "lin_30"},
-    "surprisal less entropy": {"excess": True},
-    "the same, temperature 1": {"excess": True, "temperature": 1.0},
+    "surprisal less entropy": {"reference": 1.0},
+    "the same, temperature 1": {"reference": 1.0, "temperature": 1.0},
+    "surprisal less the likeliest action's": {"reference": 0.0},
+    "that, temperature 1": {"reference": 0.0, "temperature": 1.0},
     "surprisal not clipped": {"surprisal_clip": None},
     "implicit entropy bonus cancelled": {"ent_coef": -1 / 40},  # -mean(A^2) / (4 temperature)
 }
@@ -329,8 +340,8 @@ def make_model(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
         cls = CLIPPED[config.method]
     if config.reuse:
         cls, own = REUSING[config.method], {"reuse": config.reuse}
-    if config.excess:
-        cls = ExcessDG
+    if config.reference is not None:
+        cls, own = RelativeDG, {"reference": config.reference}
     arguments: dict[str, Any] = {
         name: getattr(config, name)
         for name in (
