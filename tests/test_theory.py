@@ -313,3 +313,5 @@ def test_advantages_that_tell_nothing_leave_dg_an_entropy_bonus_of_their_varianc
     step = expected_step(logits, advantage, dg_weight(log_pi, advantage, temperature=1000.0), mass)
     assert expected_step(logits, advantage, pg_weight(log_pi, advantage), mass).norm() < 1e-15
     assert_close(step, 4 / 4000 * entropy_gradient(logits), rtol=1e-4, atol=0.0)
+    # At temperature 0 every success weighs the same, however surprising: no bonus is left.
+    assert expected_step(logits, advantage, dg_weight(log_pi, advantage, temperature=0.0), mass).norm() < 1e-15
