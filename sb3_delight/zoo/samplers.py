@@ -38,8 +38,12 @@ def suggest_shared(trial: optuna.Trial, n_actions: int) -> None:
 
 
 def suggest_dg(trial: optuna.Trial) -> None:
-    """Temperatures from nearly a hard gate to nearly the plain policy gradient, in reward x nats."""
-    trial.suggest_float("temperature", 0.3, 100.0, log=True)
+    """Successes alone, or temperatures up to nearly the plain policy gradient, in reward x nats.
+
+    The two are no neighbours: a low temperature is the noisiest, where 0 leaves no entropy bonus at all.
+    """
+    if trial.suggest_categorical("soft_gate", [False, True]):
+        trial.suggest_float("temperature", 0.3, 100.0, log=True)
 
 
 def suggest_kondo_dg(trial: optuna.Trial) -> None:
@@ -72,9 +76,11 @@ def convert(params: dict[str, Any]) -> dict[str, Any]:
     arguments["n_steps"] = 2 ** arguments.pop("n_steps_pow")
     if arguments.pop("lr_schedule") == "linear":
         arguments["learning_rate"] = f"lin_{arguments['learning_rate']}"
-    if "gate" in arguments:  # which of these there are; a configuration's must not stand in for the others
-        del arguments["gate"], arguments["soft_gate"]
-        arguments = {"gate_rate": None, "price": 0.0, "temperature": 0.0, **arguments}
+    # Which of these there are; a configuration's must not stand in for the others.
+    if arguments.pop("soft_gate", True) is False:
+        arguments["temperature"] = 0.0
+    if arguments.pop("gate", None):
+        arguments = {"gate_rate": None, "price": 0.0, **arguments}
     layers = NETWORKS[arguments.pop("net_arch")]
     policy_kwargs: dict[str, Any] = {
         "net_arch": {"pi": list(layers), "vf": list(layers)},
