@@ -77,7 +77,9 @@ class PolicyGradient(OnPolicyAlgorithm):
         ``"standardize"`` also centres, as stable-baselines3's ``normalize_advantage`` does. Statistics are those of all
         rows of the gradient step (for a gate: of the rollout). One row, or equal ones: +-1, and for standardisation
         itself and 0; all-zero advantages stay zero.
-    :param surprisal_clip: bound on the surprisal inside delight, in nats; ``None`` for none (DG, Algorithm 2: 10)
+    :param surprisal_clip: bound on the surprisal inside delight, in nats; ``None`` for none (DG, Algorithm 2: 10).
+        Continuous actions' is that of a density: below 0, and the gate turned round, where a policy's standard
+        deviations are under about 0.24. Watch ``train/surprisal_mean``.
     :param use_sde: generalised state-dependent exploration instead of independent noise (continuous actions)
     :param sde_sample_freq: steps between its new noise matrices; -1 draws one per rollout
     :param rollout_buffer_class: default :class:`~sb3_delight.buffers.DeviceRolloutBuffer`, for every observation space
