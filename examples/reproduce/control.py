@@ -276,6 +276,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "4 minibatches of 64 rows": {"batch_size": 64},
     "gSDE": {"use_sde": True},
     "standard deviation 0.37": {"log_std_init": -1.0},
+    "standard deviation 0.14": {"log_std_init": -2.0},
     "256 x 256 ReLU, standard deviation 0.14": {"width": 256, "relu": True, "log_std_init": -2.0},  # RL-Zoo's PPO
     # stable-baselines3's PPO
     "PPO's clip, 10 epochs": {
@@ -294,9 +295,12 @@ DG_LEVERS: dict[str, dict[str, Any]] = {
     "temperature 30": {"temperature": 30.0},
     "temperature falls from 30 to 0": {"temperature": "lin_30"},
     "surprisal less entropy": {"reference": 1.0},
-    "the same, temperature 1": {"reference": 1.0, "temperature": 1.0},
+    "less entropy, temperature 1": {"reference": 1.0, "temperature": 1.0},
     "surprisal less the likeliest action's": {"reference": 0.0},
-    "that, temperature 1": {"reference": 0.0, "temperature": 1.0},
+    "less the likeliest's, temperature 1": {"reference": 0.0, "temperature": 1.0},
+    # Densities are above 1 there: their own surprisal is negative, and turns the gate round.
+    "less the likeliest's, deviation 0.14": {"reference": 0.0, "log_std_init": -2.0},
+    "less the likeliest's, deviation 0.14, temperature 0": {"reference": 0.0, "log_std_init": -2.0, "temperature": 0.0},
     "surprisal not clipped": {"surprisal_clip": None},
     "implicit entropy bonus cancelled": {"ent_coef": -1 / 40},  # -mean(A^2) / (4 temperature)
 }
