@@ -3,10 +3,10 @@
     python examples/reproduce/stale_actors.py --figure cartpole [--seeds 10] [--workers 2] [--plot-only]
     python examples/reproduce/stale_actors.py --figure bug  # what becomes of a bug's actions in the update
 
-Every arm has the same settings, budget and seeds, PPO included (one pass over a rollout, advantages scaled); none was
-tuned. What differs is the weight, or the gate; DG's temperature is our default, 10, which is close to the plain policy
-gradient on scaled advantages, or the papers', 1. Staleness is counted in rollouts of 256 rows, which is one update
-each. The score is that of the learner's policy by its likeliest or mean actions, in a clean environment.
+Every arm of a figure has the same settings, budget and seeds, PPO included (one pass over a rollout); none was tuned.
+What differs is the weight, or the gate; DG's temperature is our default, 10, which is close to the plain policy gradient
+on scaled advantages, or the papers', 1. Staleness is counted in rollouts of 256 rows, which is one update each. The
+score is that of the learner's policy by its likeliest or mean actions, in a clean environment.
 """
 
 import math
@@ -44,6 +44,7 @@ class Config:
     n_steps: int = 16
     learning_rate: float = 1e-3  # and rows per update: those of temperature.py and gates.py
     normalize_env: bool = False  # VecNormalize
+    advantage_scaling: str = "scale"  # or "standardize", which also centres
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ TASKS = {
     # Age counts by how far the policy has moved since: here it moves four times as far in an update, or a quarter.
     "cartpole_fast": Config(learning_rate=4e-3),
     "acrobot_slow": Config("Acrobot-v1", learning_rate=2.5e-4),
+    # While the critic still lags behind, all advantages have one sign, unless they are centred.
+    "acrobot_centred": Config("Acrobot-v1", advantage_scaling="standardize"),
+    "cartpole_centred": Config(advantage_scaling="standardize"),
 }
 COIN = {"CartPole-v1": (0.0, 1.0), "Acrobot-v1": (-1.0, 0.0), "HalfCheetah-v5": (-5.0, 5.0)}  # about the range seen
 
@@ -177,7 +181,7 @@ def make_model(config: Config, env: VecEnv, seed: int) -> PolicyGradient:
         env,
         learning_rate=config.learning_rate,
         n_steps=config.n_steps,
-        advantage_scaling="scale",
+        advantage_scaling=config.advantage_scaling,  # type: ignore[arg-type]
         seed=seed,
         device="cpu",
         actors=LocalActors(config.staleness, frictions(config)),
@@ -204,6 +208,9 @@ LABELS = {
 }
 
 
+SCALINGS = {"scale": "advantages scaled", "standardize": "advantages standardised"}
+
+
 def scores(runs: Runs, config: Config) -> harness.Array:
     """Mean of the last three evaluations, at 60, 80 and 100 % of the steps, ``[seeds]``: one alone is noisy."""
     values = runs.get(config, "deterministic")[1]
@@ -222,7 +229,7 @@ def draw_staleness(axes: Axes, runs: Runs, task: Config) -> None:
         harness.points(axes, range(len(STALENESS)), found, label, linestyle=line, **marker_of(method))
     axes.set_xticks(range(len(STALENESS)), [str(k) for k in STALENESS])
     axes.set(
-        title=f"{task.env}, learning rate {task.learning_rate:g}",
+        title=f"{task.env}, learning rate {task.learning_rate:g}, {SCALINGS[task.advantage_scaling]}",
         xlabel="age of the weights that act (rollouts)",
         ylabel="return",
     )

@@ -3,7 +3,7 @@
     python examples/reproduce/temperature.py [--seeds 3] [--workers 2] [--plot-only]
 
 Every arm has the same settings and the same budget; none was tuned. What differs is the temperature of the gate, on
-advantages scaled to unit root mean square.
+advantages scaled to unit root mean square (``default``), or centred, too (``centred``).
 """
 
 from dataclasses import dataclass, replace
@@ -32,6 +32,7 @@ class Config:
     n_envs: int = 8
     n_steps: int = 32
     learning_rate: float = 1e-3
+    advantage_scaling: str = "scale"  # or "standardize", which also centres
 
 
 TEMPERATURES: tuple[float | None, ...] = (0.0, 0.1, 0.3, 1.0, 4.0, 10.0, 30.0, None)
@@ -45,13 +46,18 @@ SWEEP = {
     "default": [
         *(replace(task, temperature=temperature) for temperature in TEMPERATURES for task in TASKS),
         *(replace(task, temperature=4.0, normalize_delight=True) for task in TASKS),
-    ]
+    ],
+    "centred": [
+        replace(task, temperature=temperature, advantage_scaling="standardize")
+        for temperature in TEMPERATURES
+        for task in TASKS
+    ],
 }
 
 
 def make_model(config: Config, env: VecEnv, seed: int) -> PolicyGradient:
     common: dict[str, Any] = {"learning_rate": config.learning_rate, "n_steps": config.n_steps, "seed": seed}
-    common |= {"advantage_scaling": "scale", "device": "cpu"}
+    common |= {"advantage_scaling": config.advantage_scaling, "device": "cpu"}
     if config.temperature is None:
         return PolicyGradient("MlpPolicy", env, **common)
     gate: dict[str, Any] = {"temperature": config.temperature, "normalize_delight": config.normalize_delight}
@@ -67,7 +73,7 @@ def run(config: Config, seeds: list[int]) -> list[Row]:
     return training.run(make_model, config, seeds, evaluations=1, evaluation_envs=1, measure=surprisal)
 
 
-def default(runs: Runs) -> Figure:
+def by_temperature(runs: Runs) -> Figure:
     """Return against temperature, one panel a task; the plain policy gradient as a line."""
     figure, panels = harness.panels(len(TASKS), width=3.6)
     for axes, task in zip(panels, TASKS, strict=True):
@@ -93,7 +99,7 @@ EXPERIMENT = harness.Experiment(
     name="temperature",
     sweep=SWEEP,
     run=run,
-    figures={"default": default},
+    figures={"default": by_temperature, "centred": by_temperature},
     metrics=("sampled", "deterministic", "surprisal", "stable-baselines3", "gymnasium", "mujoco"),
     seeds=3,
     seeds_per_job=1,
