@@ -277,6 +277,22 @@ def test_noise_turns_the_mute_on_a_surprising_failure_into_a_push_towards_it(tem
         assert push(0.05, noise=0.8 * boundary) < 0 < push(0.05, noise=1.2 * boundary)
 
 
+@pytest.mark.parametrize("offset", [-0.9, 0.9])
+def test_a_critic_that_lags_drives_the_policy_off_a_foreign_actor_or_onto_it(offset: float) -> None:
+    # All advantages are the critic's offset: nothing is to be learned. On fresh data nothing is; by another actor's
+    # rows, the policy gradient moves by offset x (behaviour - policy). Centred advantages are 0; successes alone
+    # (temperature 0) leave nothing of a negative offset, and keep a positive one.
+    rng = np.random.default_rng(0)
+    learner, behaviour = torch.from_numpy(rng.dirichlet(np.ones(5), size=2))
+    logits, advantage = learner.log(), torch.full((5,), offset)
+    weight = pg_weight(logits, advantage)
+    assert expected_step(logits, advantage, weight, mass=learner).norm() < 1e-15
+    step = expected_step(logits, advantage, weight, mass=behaviour)
+    assert_close(step, offset * (behaviour - learner))
+    successes = expected_step(logits, advantage, dg_weight(logits, advantage, temperature=0.0), mass=behaviour)
+    assert_close(successes, max(offset, 0.0) * (behaviour - learner))
+
+
 # DG as a policy gradient with an entropy bonus
 
 
