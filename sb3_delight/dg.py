@@ -24,10 +24,10 @@ class DG(PolicyGradient):
     :param env: environment, vectorised environment, or registered Gymnasium id
     :param temperature: how softly delight gates, in reward x nats. Towards ``inf`` all rows count half, as in a plain
         policy gradient; lower, failures count less and policies keep more noise, most of it between 0.3 and 1 where
-        actions are discrete. 0 is the hard gate: successes alone, all alike, and no noise is added; it bears stale
-        actors best. 0 and ``inf`` are exact. The papers use 1, on rewards of 0 and 1; on advantages scaled to unit size
-        that keeps policies far too noisy, and 10 is the measured compromise between four control tasks
-        (``examples/reproduce/temperature.py``). A number, a schedule of the remaining progress, or ``"lin_x"``.
+        actions are discrete. 0 is the hard gate: successes alone, all alike, and no noise is added. 0 and ``inf`` are
+        exact. The papers use 1, on rewards of 0 and 1; on advantages scaled to unit size that keeps policies far too
+        noisy, and 10 is the measured compromise between four control tasks (``examples/reproduce/temperature.py``). A
+        number, a schedule of the remaining progress, or ``"lin_x"``.
     :param normalize_delight: divide delight by its root mean square over the gradient step (never centred), so that one
         temperature means the same on a task of two actions and on one of 17 dimensions
     :param advantage_scaling: as in ``PolicyGradient``, but ``"scale"`` by default: it puts the advantage, hence the
