@@ -145,8 +145,8 @@ def gamble(config: Config, better: Tensor, uniform: Tensor, noise: Tensor) -> Te
     acted = (1 - config.bug) * better  # the actor's chance of the better arm
     worse = uniform > acted
     size = config.noise_over_gap
-    mean = torch.where(worse, -1.0, 0.0)  # the gap is 1
-    reward = mean + size * noise if config.bug else torch.where(worse, size * noise - 1, 0.0)
+    noisy = torch.ones_like(worse) if config.bug else worse
+    reward = torch.where(noisy, size * noise, 0.0) - worse.to(noise.dtype)  # the gap is 1
     advantage = reward + (1 - acted)  # less the expected reward
     if config.bug:
         advantage = advantage / (acted * (1 - acted) + size**2).sqrt()  # its root mean square

@@ -125,14 +125,10 @@ def measure_bug(model: PolicyGradient) -> Row:
     assert isinstance(bug, RememberedBug)
     advantages, log_prob, weight = model.last_update
     rows = bug.rows() & (log_prob < math.log(0.5))
-    surprisal = objectives.surprisal(log_prob, model.surprisal_clip)
-    of_bug = (
-        (weight * advantages)[rows].mean(),
-        advantages[rows].mean(),
-        advantages[rows].std(),
-        surprisal[rows].mean(),
-    )
-    return dict(zip(BUG_METRICS, map(float, (*of_bug, weight.mean())), strict=True))
+    surprisal = objectives.surprisal(log_prob, model.surprisal_clip)[rows]
+    push, advantage = (weight * advantages)[rows], advantages[rows]
+    values = (push.mean(), advantage.mean(), advantage.std(), surprisal.mean(), weight.mean())
+    return dict(zip(BUG_METRICS, map(float, values), strict=True))
 
 
 def frictions(config: Config) -> list[Friction]:
