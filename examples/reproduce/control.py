@@ -61,6 +61,7 @@ class Config:
     ent_coef: float = 0.0
     temperature: float | str = 10.0
     surprisal_clip: float | None = 10.0
+    advantage_scaling: str = "scale"  # or "standardize", which also centres
     normalize_env: bool = True  # VecNormalize
     clipped: bool = False  # by PPO's ratio
     reuse: int = 0  # rollouts
@@ -271,6 +272,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "learning rate falls to 0": {"learning_rate": "lin_1e-3"},
     "4 more passes of the critic": {"extra_critic_epochs": 4},
     "gradients clipped apart": {"clip_apart": True},
+    "advantages centred": {"advantage_scaling": "standardize"},
     "64 rows an update": {"n_steps": 8},
     "1024 rows an update": {"n_steps": 128},
     "4 minibatches of 64 rows": {"batch_size": 64},
@@ -357,10 +359,11 @@ def make_model(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
             "gamma",
             "ent_coef",
             "surprisal_clip",
+            "advantage_scaling",
             "use_sde",
         )
     }
-    arguments |= {"advantage_scaling": "scale", "seed": seed, "device": "cpu", **own}  # scaled in all
+    arguments |= {"seed": seed, "device": "cpu", **own}
     if config.method == "dg":
         arguments["temperature"] = config.temperature
     if config.clip_apart:
