@@ -4,6 +4,7 @@ import dataclasses
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "reproduce"))
 import control
 import harness
 from control import Config
+from envs import MatchPoint
 from harness import Row
 
 from sb3_delight import DG, KondoDG, objectives
@@ -153,6 +155,28 @@ def test_relative_surprisal_does_not_depend_on_the_units_of_actions(reference: f
     relative = torch.tensor([0.0, 0.5, 2.0]) - reference**2 / 2
     log_prob: torch.Tensor = normal.log_prob(away).sum(1)  # type: ignore[no-untyped-call]
     torch.testing.assert_close(model._weight(log_prob, three), torch.sigmoid(relative))
+
+
+def test_a_gate_per_dimension_weighs_each_dimensions_own_term() -> None:
+    config = dataclasses.replace(CARTPOLE, per_dimension=True, temperature=0.5)
+    env = make_vec_env(lambda: MatchPoint(2), 4)
+    models: list[Any] = [control.make_model(each, env, 0) for each in (config, CARTPOLE)]
+    gated, plain = models
+    for one, other in zip(gated.policy.parameters(), plain.policy.parameters(), strict=True):
+        assert torch.equal(one, other)
+    observations, actions = torch.randn(64, 2), torch.randn(64, 2)
+    advantages = torch.randn(64)
+    _, log_prob, _ = gated.policy.evaluate_actions(observations, actions)
+    batch: Any = SimpleNamespace(advantages=advantages)
+    weight = gated._weight(log_prob.detach(), batch)
+    objectives.policy_gradient_loss(log_prob, advantages, weight).backward()  # type: ignore[no-untyped-call]
+    terms = plain.policy.get_distribution(observations).distribution.log_prob(actions)
+    gate = torch.sigmoid(advantages[:, None] * -terms.detach().clamp(-10, 10) / 0.5)
+    (-(gate * advantages[:, None] * terms).sum() / 64).backward()
+    for one, other in zip(gated.policy.parameters(), plain.policy.parameters(), strict=True):
+        if other.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad)
+    assert plain.policy.log_std.grad.abs().min() > 0
 
 
 def test_gradients_clipped_apart_have_the_norms_of_two_optimisers() -> None:

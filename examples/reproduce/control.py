@@ -27,7 +27,10 @@ from matplotlib.figure import Figure
 from sb3_contrib import TRPO
 from scipy.stats import trim_mean
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
@@ -66,6 +69,7 @@ class Config:
     clipped: bool = False  # by PPO's ratio
     reuse: int = 0  # rollouts
     reference: float | None = None  # surprisal less that of an action so many standard deviations off the mean
+    per_dimension: bool = False  # surprisal and gate
     clip_apart: bool = False  # the gradients of actor and critic, each to max_grad_norm
     width: int = 64  # of two hidden layers
     relu: bool = False
@@ -126,6 +130,38 @@ class RelativeDG(DG):
         noise = torch.distributions.Normal(0.0, deviation)
         of_reference: torch.Tensor = noise.log_prob(self.reference * deviation).sum()  # type: ignore[no-untyped-call]
         return super()._weight(log_prob - of_reference, batch)
+
+
+class FactoredGaussian(DiagGaussianDistribution):
+    """Remembers the log-probability of every dimension, ``[n, dimensions]``."""
+
+    def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
+        normal: Any = self.distribution
+        self.by_dimension: torch.Tensor = normal.log_prob(actions)
+        return torch.sum(self.by_dimension, dim=1)
+
+
+class FactoredPolicy(ActorCriticPolicy):
+    """Acts as ``MlpPolicy`` does, with the same weights at the start."""
+
+    def _build(self, lr_schedule: Any) -> None:
+        self.action_dist = FactoredGaussian(get_action_dim(self.action_space))
+        super()._build(lr_schedule)
+
+
+class PerDimensionDG(DG):
+    """A gate for each dimension of an action, by its own surprisal, as DG has for each token of an answer."""
+
+    def __init__(self, _: str, *arguments: Any, **kwargs: Any) -> None:
+        super().__init__(FactoredPolicy, *arguments, **kwargs)
+
+    def _weight(self, log_prob: torch.Tensor, batch: Samples) -> torch.Tensor:
+        distribution: Any = self.policy.action_dist
+        terms = distribution.by_dimension
+        temperature = self._current(self.temperature)
+        gate = objectives.dg_weight(terms.detach(), batch.advantages[:, None], temperature, self.surprisal_clip)
+        terms.register_hook(lambda gradient: gradient * gate)
+        return torch.ones_like(log_prob)
 
 
 class KeptBuffer(DeviceRolloutBuffer):
@@ -303,6 +339,8 @@ DG_LEVERS: dict[str, dict[str, Any]] = {
     # Densities are above 1 there: their own surprisal is negative, and turns the gate round.
     "less the likeliest's, deviation 0.14": {"reference": 0.0, "log_std_init": -2.0},
     "less the likeliest's, deviation 0.14, temperature 0": {"reference": 0.0, "log_std_init": -2.0, "temperature": 0.0},
+    "a gate per dimension": {"per_dimension": True},
+    "a gate per dimension, temperature 1": {"per_dimension": True, "temperature": 1.0},
     "surprisal not clipped": {"surprisal_clip": None},
     "implicit entropy bonus cancelled": {"ent_coef": -1 / 40},  # -mean(A^2) / (4 temperature)
 }
@@ -348,6 +386,8 @@ def make_model(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
         cls, own = REUSING[config.method], {"reuse": config.reuse}
     if config.reference is not None:
         cls, own = RelativeDG, {"reference": config.reference}
+    if config.per_dimension:
+        cls = PerDimensionDG
     arguments: dict[str, Any] = {
         name: getattr(config, name)
         for name in (
