@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "reproduce"))
 import control
 import harness
 from control import Config
+from control_methods import ClippedDG, RelativeDG
 from envs import MatchPoint
 from harness import Row
 
@@ -129,7 +130,7 @@ def test_methods_are_what_their_labels_say() -> None:
 def test_the_clip_and_the_gate_weigh_together() -> None:
     config = dataclasses.replace(CARTPOLE, clipped=True, temperature=2.0)
     model = control.make_model(config, make_vec_env("CartPole-v1", 4), 0)
-    assert isinstance(model, control.ClippedDG)
+    assert isinstance(model, ClippedDG)
     model.learn(128)
     rollout = flat_rollout(model.rollout_buffer)
     shifted = rollout.old_log_prob + torch.tensor([0.5, -0.5]).repeat(64)  # past the clip of .2, up and down
@@ -145,7 +146,7 @@ def test_the_clip_and_the_gate_weigh_together() -> None:
 def test_relative_surprisal_does_not_depend_on_the_units_of_actions(reference: float) -> None:
     config = dataclasses.replace(CARTPOLE, reference=reference, temperature=1.0, log_std_init=-2.0)
     model = control.make_model(config, make_vec_env("Pendulum-v1", 4), 0)
-    assert isinstance(model, control.RelativeDG)
+    assert isinstance(model, RelativeDG)
     model.learn(128)
     rollout = flat_rollout(model.rollout_buffer)
     log_std = model.policy.log_std.detach()

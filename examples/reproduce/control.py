@@ -12,35 +12,28 @@ best settings that their users publish. ``aggregate``: all environments of MuJoC
 
 import functools
 import math
-from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import harness
 import numpy as np
-import torch
 import training
 import yaml
+from control_methods import ClippedDG, PerDimensionDG, RelativeDG, ReusingDG, ReusingPG, clip_apart
 from harness import Row, Runs
 from matplotlib.figure import Figure
 from sb3_contrib import TRPO
 from scipy.stats import trim_mean
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from sb3_delight import DG, KondoDG, PolicyGradient, objectives
+from sb3_delight import DG, KondoDG, PolicyGradient
 from sb3_delight.arguments import as_schedule
 from sb3_delight.baselines import PPO as ClippedPG
-from sb3_delight.baselines import ImportanceWeightedPG
-from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout
 from sb3_delight.envs.minatar import MinAtarCNN
-from sb3_delight.returns import vtrace
 from sb3_delight.zoo import plots
 
 ZOO_CONFIGS = Path(__file__).parents[2] / "zoo_configs"
@@ -100,137 +93,6 @@ MINATAR = {
 
 
 # --- methods --------------------------------------------------------------------------------------------------------
-
-
-class ClippedDG(ClippedPG):
-    """PPO's clip under DG's gate: several epochs over a rollout, which the gate alone does not bear."""
-
-    def __init__(self, *arguments: Any, temperature: float, **kwargs: Any) -> None:
-        self.temperature = temperature
-        super().__init__(*arguments, **kwargs)
-
-    def _weight(self, log_prob: torch.Tensor, batch: Samples) -> torch.Tensor:
-        gate = objectives.dg_weight(log_prob, batch.advantages, self.temperature, self.surprisal_clip)
-        return gate * super()._weight(log_prob, batch)
-
-
-class RelativeDG(DG):
-    """Surprisal less that of a reference action: of densities, what is left does not depend on the action's units.
-
-    :param reference: the action's distance from the mean in every dimension, in standard deviations. At 1 its surprisal
-        is the entropy; at 0 it is the likeliest action's, so that no surprisal is below 0 however narrow the policy.
-    """
-
-    def __init__(self, *arguments: Any, reference: float, **kwargs: Any) -> None:
-        self.reference = reference
-        super().__init__(*arguments, **kwargs)
-
-    def _weight(self, log_prob: torch.Tensor, batch: Samples) -> torch.Tensor:
-        deviation = self.policy.log_std.detach().exp()
-        noise = torch.distributions.Normal(0.0, deviation)
-        of_reference: torch.Tensor = noise.log_prob(self.reference * deviation).sum()  # type: ignore[no-untyped-call]
-        return super()._weight(log_prob - of_reference, batch)
-
-
-class FactoredGaussian(DiagGaussianDistribution):
-    """Remembers the log-probability of every dimension, ``[n, dimensions]``."""
-
-    def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
-        normal: Any = self.distribution
-        self.by_dimension: torch.Tensor = normal.log_prob(actions)
-        return torch.sum(self.by_dimension, dim=1)
-
-
-class FactoredPolicy(ActorCriticPolicy):
-    """Acts as ``MlpPolicy`` does, with the same weights at the start."""
-
-    def _build(self, lr_schedule: Any) -> None:
-        self.action_dist = FactoredGaussian(get_action_dim(self.action_space))
-        super()._build(lr_schedule)
-
-
-class PerDimensionDG(DG):
-    """A gate for each dimension of an action, by its own surprisal, as DG has for each token of an answer."""
-
-    def __init__(self, _: str, *arguments: Any, **kwargs: Any) -> None:
-        super().__init__(FactoredPolicy, *arguments, **kwargs)
-
-    def _weight(self, log_prob: torch.Tensor, batch: Samples) -> torch.Tensor:
-        distribution: Any = self.policy.action_dist
-        terms = distribution.by_dimension
-        temperature = self._current(self.temperature)
-        gate = objectives.dg_weight(terms.detach(), batch.advantages[:, None], temperature, self.surprisal_clip)
-        terms.register_hook(lambda gradient: gradient * gate)
-        return torch.ones_like(log_prob)
-
-
-class KeptBuffer(DeviceRolloutBuffer):
-    """Remembers what came after its last step, by the critic of the time."""
-
-    def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: Any) -> None:
-        self.last_values, self.last_dones = last_values.flatten(), torch.as_tensor(dones, dtype=torch.float32)
-        super().compute_returns_and_advantage(last_values, dones)
-
-
-class Reusing(PolicyGradient):
-    """Trains on the last rollouts again before it trains on the new one: their values and advantages by V-trace."""
-
-    def __init__(self, *arguments: Any, reuse: int, **kwargs: Any) -> None:
-        self.reuse = reuse
-        self.past: deque[KeptBuffer] = deque(maxlen=reuse)
-        super().__init__(*arguments, **{**kwargs, "rollout_buffer_class": KeptBuffer})
-
-    def train(self) -> None:
-        fresh: Any = self.rollout_buffer
-        for buffer in self.past:
-            self.correct(buffer)
-            self.rollout_buffer = buffer
-            super().train()
-        self.rollout_buffer = fresh
-        super().train()
-        self.past.append(fresh)
-        shape = (self.n_steps, self.observation_space, self.action_space, "cpu", self.gae_lambda, self.gamma)
-        self.rollout_buffer = KeptBuffer(*shape, self.n_envs)
-
-    @torch.no_grad()
-    def correct(self, buffer: KeptBuffer) -> None:
-        rollout = flat_rollout(buffer)  # environment by environment
-        values, log_prob, _ = self.policy.evaluate_actions(rollout.observations, rollout.actions)
-        values, log_ratio = (flat.view(self.n_envs, -1).T for flat in (values, log_prob - rollout.old_log_prob))
-        end = (buffer.last_values, buffer.last_dones)
-        decay = (self.gamma, self.gae_lambda)
-        advantages, returns = vtrace(buffer.rewards, values, buffer.episode_starts, *end, *decay, log_ratio)
-        for stored, corrected in zip(
-            (buffer.values, buffer.advantages, buffer.returns), (values, advantages, returns), strict=True
-        ):
-            stored.copy_(corrected)
-
-
-class ReusingDG(Reusing, DG):
-    """DG, which needs no ratios for the rows of older policies."""
-
-
-class ReusingPG(Reusing, ImportanceWeightedPG):
-    """The policy gradient with the ratios, truncated at 1, that rows of older policies need."""
-
-    def __init__(self, *arguments: Any, **kwargs: Any) -> None:
-        super().__init__(*arguments, ratio_clip=1.0, **kwargs)
-
-
-def clip_apart(model: OnPolicyAlgorithm) -> None:
-    """Actor and critic in two groups of the optimiser, the gradients of each clipped to the default norm."""
-
-    def clip(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        for group in optimizer.param_groups:
-            nn.utils.clip_grad_norm_(group["params"], 0.5)
-
-    policy = model.policy
-    critic = [*policy.mlp_extractor.value_net.parameters(), *policy.value_net.parameters()]
-    known = {id(parameter) for parameter in critic}
-    actor = [parameter for parameter in policy.parameters() if id(parameter) not in known]
-    groups = [{"params": actor}, {"params": critic}]
-    policy.optimizer = torch.optim.Adam(groups, lr=model.lr_schedule(1), eps=1e-5, fused=True)
-    policy.optimizer.register_step_pre_hook(clip)
 
 
 OURS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
