@@ -4,7 +4,6 @@ import dataclasses
 import math
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "reproduce"))
 
@@ -168,8 +168,9 @@ def test_a_gate_per_dimension_weighs_each_dimensions_own_term() -> None:
     observations, actions = torch.randn(64, 2), torch.randn(64, 2)
     advantages = torch.randn(64)
     _, log_prob, _ = gated.policy.evaluate_actions(observations, actions)
-    batch: Any = SimpleNamespace(advantages=advantages)
-    weight = gated._weight(log_prob.detach(), batch)
+    unused = torch.zeros(64)
+    rollout = RolloutBufferSamples(observations, actions, unused, unused, advantages, unused)
+    weight = gated._weight(log_prob.detach(), rollout)
     objectives.policy_gradient_loss(log_prob, advantages, weight).backward()  # type: ignore[no-untyped-call]
     terms = plain.policy.get_distribution(observations).distribution.log_prob(actions)
     gate = torch.sigmoid(advantages[:, None] * -terms.detach().clamp(-10, 10) / 0.5)

@@ -61,9 +61,9 @@ class FactoredGaussian(DiagGaussianDistribution):
 class FactoredPolicy(ActorCriticPolicy):
     """Acts as ``MlpPolicy`` does, with the same weights at the start."""
 
-    def _build(self, lr_schedule: Any) -> None:
+    def __init__(self, *arguments: Any, **kwargs: Any) -> None:
+        super().__init__(*arguments, **kwargs)
         self.action_dist = FactoredGaussian(get_action_dim(self.action_space))
-        super()._build(lr_schedule)
 
 
 class PerDimensionDG(DG):
@@ -75,8 +75,7 @@ class PerDimensionDG(DG):
     def _weight(self, log_prob: torch.Tensor, batch: Samples) -> torch.Tensor:
         distribution: Any = self.policy.action_dist
         terms = distribution.by_dimension
-        temperature = self._current(self.temperature)
-        gate = objectives.dg_weight(terms.detach(), batch.advantages[:, None], temperature, self.surprisal_clip)
+        gate = super()._weight(terms.detach(), batch._replace(advantages=batch.advantages[:, None]))
         terms.register_hook(lambda gradient: gradient * gate)
         return torch.ones_like(log_prob)
 
