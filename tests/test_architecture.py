@@ -77,7 +77,8 @@ def private_access(source: ast.Module, library_names: set[str]) -> Iterator[str]
             own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
             parent = isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "super"
             seam = (own or parent) and node.attr in SEAMS
-            if not (seam or (own and node.attr not in library_names)):
+            of_tuple = node.attr == "_replace" and not own  # a named tuple's, which is public
+            if not (seam or of_tuple or (own and node.attr not in library_names)):
                 yield ast.unparse(node)
         elif isinstance(node, ast.ClassDef):
             methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
