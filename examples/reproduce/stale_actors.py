@@ -252,7 +252,7 @@ def draw(runs: Runs, task: Config) -> Figure:
     draw_staleness(panels[0], runs, task)
     if len(panels) == 2:
         draw_frictions(panels[1], runs, task)
-    harness.legend_below(figure, panels[0], 4)
+    harness.legend_below(figure, panels[0], 2 * len(panels))
     return figure
 
 
