@@ -62,16 +62,19 @@ def test_every_budget_is_the_same() -> None:
             }
 
 
-def test_a_lever_is_pulled_alike_for_both_methods() -> None:
+@pytest.mark.parametrize("levers", control.ROUNDS.values(), ids=control.ROUNDS)
+def test_a_lever_is_pulled_alike_for_both_methods(levers: control.Round) -> None:
     for task in control.LEVER_TASKS:
-        arms = control.lever_arms(task)
+        arms = levers.arms(task)
         assert len({harness.run_name(arm) for arm in arms.values()}) == len(arms)
-        assert {name for name, method in arms if method == "dg"} == {*control.LEVERS, *control.DG_LEVERS}
-        for name in control.LEVERS:
-            assert dataclasses.replace(arms[name, "dg"], method="pg") == arms[name, "pg"]
+        assert {name for name, method in arms if method == "dg"} == {*levers.levers, *levers.dg_levers}
+        for name in levers.levers:
+            of_dg = dataclasses.replace(arms[name, "dg"], method="pg")
+            assert dataclasses.replace(of_dg, reference=None) == arms[name, "pg"]
             one, other = (settings(arms[name, method]) for method in ("pg", "dg"))
             assert one == other
-            assert (one == settings(arms["as it is", "pg"])) == (name in ("as it is", "last 3 rollouts again, V-trace"))
+            unchanged = ("as it is", "last 3 rollouts again, V-trace")
+            assert (one == settings(arms["as it is", "pg"])) == (name in unchanged)
 
 
 def test_every_method_is_tuned_in_as_many_trials() -> None:
@@ -229,7 +232,9 @@ def test_reuse_corrects_the_last_rollouts_and_trains_on_them_first(method: str) 
 # --- runs and figures -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("figure", "methods"), [("levers", 2), ("tuning", 3), ("Hopper-v5", 11), ("Breakout-v1", 11)])
+@pytest.mark.parametrize(
+    ("figure", "methods"), [("levers", 2), ("second_levers", 2), ("tuning", 3), ("Hopper-v5", 11), ("Breakout-v1", 11)]
+)
 def test_a_figure_runs_and_draws(figure: str, methods: int, tmp_path: Path) -> None:
     first = list({config.method: config for config in control.SWEEP[figure]}.values())
     assert len(first) == methods

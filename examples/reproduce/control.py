@@ -1,10 +1,12 @@
 """MuJoCo and MinAtar: DG and the Kondo gate beside PPO, A2C, TRPO and the plain policy gradient.
 
     python examples/reproduce/control.py --figure levers [--seeds 5] [--workers 2] [--plot-only]
+    python examples/reproduce/control.py --figure second_levers
     python examples/reproduce/control.py --figure tuning
     python examples/reproduce/control.py --figure HalfCheetah-v5
 
-``levers``: what might lift an on-policy method, one change at a time, for the policy gradient and for DG alike.
+``levers``: what might lift an on-policy method, one change at a time, for the policy gradient and for DG alike;
+``second_levers``: the same around those that did.
 ``tuning``: nine trials of each on three tasks, from which one setting for all comes. Each environment has a figure: the
 plain policy gradient, DG and the gates with what else they have in common, beside methods of other packages with the
 best settings that their users publish. ``aggregate``: all environments of MuJoCo together.
@@ -12,7 +14,7 @@ best settings that their users publish. ``aggregate``: all environments of MuJoC
 
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -209,11 +211,69 @@ DG_LEVERS: dict[str, dict[str, Any]] = {
 LEVER_TASKS = [replace(MUJOCO[env], updates=300_000, evaluations=3) for env in ("HalfCheetah-v5", "Hopper-v5")]
 
 
-def lever_arms(task: Config) -> dict[tuple[str, str], Config]:
-    """(lever, method) -> config."""
-    arms = {(name, m): replace(task, method=m, **changes) for name, changes in LEVERS.items() for m in ("pg", "dg")}
-    return arms | {(name, "dg"): replace(task, **changes) for name, changes in DG_LEVERS.items()}
+@dataclass(frozen=True)
+class Round:
+    """Changes one at a time, to what all arms of the round share."""
 
+    levers: dict[str, dict[str, Any]]  # by name: for the policy gradient and DG
+    dg_levers: dict[str, dict[str, Any]]  # for DG alone
+    shared: dict[str, Any] = field(default_factory=dict)
+    dg_shared: dict[str, Any] = field(default_factory=dict)
+
+    def names(self) -> list[str]:
+        return [*self.levers, *self.dg_levers]
+
+    def arms(self, task: Config) -> dict[tuple[str, str], Config]:
+        """(lever, method) -> config."""
+        own = {"pg": self.shared, "dg": self.shared | self.dg_shared}
+        return {
+            (name, method): replace(task, method=method, **(own[method] | changes))
+            for method, levers in (("pg", self.levers), ("dg", self.levers | self.dg_levers))
+            for name, changes in levers.items()
+        }
+
+    def sweep(self) -> list[Config]:
+        return [config for task in LEVER_TASKS for config in self.arms(task).values()]
+
+
+#: Around the levers of the first round that lifted both methods. DG's surprisal is less the likeliest action's, without
+#: which so narrow a policy would turn its gate round.
+SECOND = Round(
+    levers={
+        "as it is": {},
+        "learning rate 3e-4 at the start": {"learning_rate": "lin_3e-4"},
+        "learning rate 3e-3 at the start": {"learning_rate": "lin_3e-3"},
+        "learning rate does not fall": {"learning_rate": 1e-3},
+        "standard deviation 1": {"log_std_init": 0.0},
+        "standard deviation 0.37": {"log_std_init": -1.0},
+        "all 256 rows at once": {"batch_size": None},
+        "8 minibatches of 32 rows": {"batch_size": 32},
+        "1024 rows an update, 16 minibatches": {"n_steps": 128},
+        "4 passes": {"n_epochs": 4},
+        "4 more passes of the critic": {"extra_critic_epochs": 4},
+        "gradients clipped apart": {"clip_apart": True},
+        "advantages centred": {"advantage_scaling": "standardize"},
+        "256 x 256 ReLU": {"width": 256, "relu": True},
+        "PPO's clip, 2048 rows, 10 passes": {
+            "clipped": True,
+            "n_steps": 256,
+            "n_epochs": 10,
+            "learning_rate": "lin_3e-4",
+        },
+        "last 3 rollouts again, V-trace": {"reuse": 3},
+    },
+    dg_levers={
+        "temperature 0, successes alone": {"temperature": 0.0},
+        "temperature 1": {"temperature": 1.0},
+        "temperature 4": {"temperature": 4.0},
+        "temperature 30": {"temperature": 30.0},
+        "surprisal less entropy": {"reference": 1.0},
+        "surprisal as it is": {"reference": None},
+    },
+    shared={"batch_size": 64, "learning_rate": "lin_1e-3", "log_std_init": -2.0},
+    dg_shared={"reference": 0.0},
+)
+ROUNDS = {"levers": Round(LEVERS, DG_LEVERS), "second_levers": SECOND}
 
 RATES = (3e-4, 1e-3, 3e-3)
 #: nine trials for each method, the temperature and the entropy bonus among them; the plain method's are learning rates
@@ -232,7 +292,7 @@ def trial_arms(method: str, changes: dict[str, Any]) -> list[Config]:
 
 SWEEP = {
     "tuning": [config for m, trials in TUNING.items() for changes in trials for config in trial_arms(m, changes)],
-    "levers": [config for task in LEVER_TASKS for config in lever_arms(task).values()],
+    **{name: each.sweep() for name, each in ROUNDS.items()},
     **{env.removeprefix("MinAtar/"): arms(task) for env, task in (MUJOCO | MINATAR).items()},
     "aggregate": [config for task in MUJOCO.values() for config in arms(task)],
 }
@@ -242,12 +302,13 @@ def make_model(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
     if config.method in OTHERS:
         return make_other(config, env, seed)
     cls, own = OURS[config.method]
+    if config.method == "dg" and config.reference is not None:
+        cls, own = RelativeDG, {"reference": config.reference}
     if config.clipped:
         cls = CLIPPED[config.method]
     if config.reuse:
-        cls, own = REUSING[config.method], {"reuse": config.reuse}
-    if config.reference is not None:
-        cls, own = RelativeDG, {"reference": config.reference}
+        cls, own = REUSING[config.method], {"reference": None, **own} if config.method == "dg" else own
+        own = {**own, "reuse": config.reuse}
     if config.per_dimension:
         cls = PerDimensionDG
     arguments: dict[str, Any] = {
@@ -333,12 +394,12 @@ def curves(runs: Runs) -> Figure:
     return figure
 
 
-def levers(runs: Runs) -> Figure:
+def draw_levers(runs: Runs, levers: Round) -> Figure:
     """A lever a line, an environment a panel, the mean of the seeds; dotted: as it is."""
-    figure, panels = harness.panels(len(LEVER_TASKS), width=5.2, height=6.0)
-    names = [*LEVERS, *DG_LEVERS]
+    names = levers.names()
+    figure, panels = harness.panels(len(LEVER_TASKS), width=5.2, height=0.8 + 0.18 * len(names))
     for axes, task in zip(panels, LEVER_TASKS, strict=True):
-        arms = lever_arms(task)
+        arms = levers.arms(task)
         for method, shift in (("pg", -0.15), ("dg", 0.15)):
             label, colour, _ = LABELS[method]
             found = {name: runs.last(config, "deterministic") for (name, m), config in arms.items() if m == method}
@@ -393,7 +454,12 @@ EXPERIMENT = harness.Experiment(
     name="control",
     sweep=SWEEP,
     run=run,
-    figures={**dict.fromkeys(SWEEP, curves), "tuning": tuning, "levers": levers, "aggregate": aggregate},
+    figures={
+        **dict.fromkeys(SWEEP, curves),
+        **{name: functools.partial(draw_levers, levers=each) for name, each in ROUNDS.items()},
+        "tuning": tuning,
+        "aggregate": aggregate,
+    },
     metrics=(*training.METRICS, *training.PACKAGES),
     seeds=5,
     seeds_per_job=1,

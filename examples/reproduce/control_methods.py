@@ -19,34 +19,44 @@ from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout
 from sb3_delight.returns import vtrace
 
 
-class ClippedDG(ClippedPG):
-    """PPO's clip under DG's gate: several epochs over a rollout, which the gate alone does not bear."""
+def relative(log_prob: torch.Tensor, policy: ActorCriticPolicy, reference: float | None) -> torch.Tensor:
+    """Log-probability less that of a reference action: what is left of a density does not depend on the action's units.
 
-    def __init__(self, *arguments: Any, temperature: float, **kwargs: Any) -> None:
-        self.temperature = temperature
-        super().__init__(*arguments, **kwargs)
-
-    def _weight(self, log_prob: torch.Tensor, batch: Samples) -> torch.Tensor:
-        gate = objectives.dg_weight(log_prob, batch.advantages, self.temperature, self.surprisal_clip)
-        return gate * super()._weight(log_prob, batch)
+    :param log_prob: of actions under a policy with independent noise, ``[n]``
+    :param reference: that action's distance from the mean in every dimension, in standard deviations. At 1 its
+        surprisal is the entropy; at 0 it is the likeliest action's, so that no surprisal is below 0 however narrow the
+        policy. ``None`` takes nothing off.
+    """
+    if reference is None:
+        return log_prob
+    deviation = policy.log_std.detach().exp()
+    noise: Any = torch.distributions.Normal(0.0, deviation)
+    of_reference: torch.Tensor = noise.log_prob(reference * deviation).sum()
+    return log_prob - of_reference
 
 
 class RelativeDG(DG):
-    """Surprisal less that of a reference action: of densities, what is left does not depend on the action's units.
+    """DG by the surprisal of :func:`relative`."""
 
-    :param reference: the action's distance from the mean in every dimension, in standard deviations. At 1 its surprisal
-        is the entropy; at 0 it is the likeliest action's, so that no surprisal is below 0 however narrow the policy.
-    """
-
-    def __init__(self, *arguments: Any, reference: float, **kwargs: Any) -> None:
+    def __init__(self, *arguments: Any, reference: float | None, **kwargs: Any) -> None:
         self.reference = reference
         super().__init__(*arguments, **kwargs)
 
     def _weight(self, log_prob: torch.Tensor, batch: Samples) -> torch.Tensor:
-        deviation = self.policy.log_std.detach().exp()
-        noise = torch.distributions.Normal(0.0, deviation)
-        of_reference: torch.Tensor = noise.log_prob(self.reference * deviation).sum()  # type: ignore[no-untyped-call]
-        return super()._weight(log_prob - of_reference, batch)
+        return super()._weight(relative(log_prob, self.policy, self.reference), batch)
+
+
+class ClippedDG(ClippedPG):
+    """PPO's clip under DG's gate: several epochs over a rollout, which the gate alone does not bear."""
+
+    def __init__(self, *arguments: Any, temperature: float, reference: float | None = None, **kwargs: Any) -> None:
+        self.temperature, self.reference = temperature, reference
+        super().__init__(*arguments, **kwargs)
+
+    def _weight(self, log_prob: torch.Tensor, batch: Samples) -> torch.Tensor:
+        compared = relative(log_prob, self.policy, self.reference)
+        gate = objectives.dg_weight(compared, batch.advantages, self.temperature, self.surprisal_clip)
+        return gate * super()._weight(log_prob, batch)
 
 
 class FactoredGaussian(DiagGaussianDistribution):
@@ -122,7 +132,7 @@ class Reusing(PolicyGradient):
             stored.copy_(corrected)
 
 
-class ReusingDG(Reusing, DG):
+class ReusingDG(Reusing, RelativeDG):
     """DG, which needs no ratios for the rows of older policies."""
 
 
