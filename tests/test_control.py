@@ -130,15 +130,17 @@ def test_methods_are_what_their_labels_say() -> None:
     assert made["pg_entropy"].ent_coef > made["pg"].ent_coef == 0
 
 
-def test_the_clip_and_the_gate_weigh_together() -> None:
-    config = dataclasses.replace(CARTPOLE, clipped=True, temperature=2.0)
-    model = control.make_model(config, make_vec_env("CartPole-v1", 4), 0)
+@pytest.mark.parametrize("reference", [None, 0.0])
+def test_the_clip_and_the_gate_weigh_together(reference: float | None) -> None:
+    config = dataclasses.replace(CARTPOLE, clipped=True, temperature=2.0, reference=reference)
+    model = control.make_model(config, make_vec_env("Pendulum-v1", 4), 0)
     assert isinstance(model, ClippedDG)
     model.learn(128)
     rollout = flat_rollout(model.rollout_buffer)
     shifted = rollout.old_log_prob + torch.tensor([0.5, -0.5]).repeat(64)  # past the clip of .2, up and down
     weight = model._weight(shifted, rollout)
-    gate = torch.sigmoid(rollout.advantages * -shifted / 2.0)
+    likeliest = 0.0 if reference is None else -(model.policy.log_std.sum().item() + math.log(2 * math.pi) / 2)
+    gate = torch.sigmoid(rollout.advantages * (likeliest - shifted) / 2.0)
     clipped = objectives.ppo_clip_weight(shifted, rollout.advantages, rollout.old_log_prob, 0.2)
     torch.testing.assert_close(weight, gate * clipped)
     assert (weight == 0).any()
