@@ -167,47 +167,6 @@ def arms(task: Config) -> list[Config]:
     return [*others, *ours]
 
 
-LEVERS: dict[str, dict[str, Any]] = {
-    "as it is": {},
-    "learning rate falls to 0": {"learning_rate": "lin_1e-3"},
-    "4 more passes of the critic": {"extra_critic_epochs": 4},
-    "gradients clipped apart": {"clip_apart": True},
-    "advantages centred": {"advantage_scaling": "standardize"},
-    "64 rows an update": {"n_steps": 8},
-    "1024 rows an update": {"n_steps": 128},
-    "4 minibatches of 64 rows": {"batch_size": 64},
-    "gSDE": {"use_sde": True},
-    "standard deviation 0.37": {"log_std_init": -1.0},
-    "standard deviation 0.14": {"log_std_init": -2.0},
-    "256 x 256 ReLU, standard deviation 0.14": {"width": 256, "relu": True, "log_std_init": -2.0},  # RL-Zoo's PPO
-    # stable-baselines3's PPO
-    "PPO's clip, 10 epochs": {
-        "clipped": True,
-        "n_steps": 256,
-        "batch_size": 64,
-        "n_epochs": 10,
-        "learning_rate": 3e-4,
-    },
-    "last 3 rollouts again, V-trace": {"reuse": 3},
-}
-DG_LEVERS: dict[str, dict[str, Any]] = {
-    "temperature 0, successes alone": {"temperature": 0.0},
-    "temperature 1": {"temperature": 1.0},
-    "temperature 4": {"temperature": 4.0},
-    "temperature 30": {"temperature": 30.0},
-    "temperature falls from 30 to 0": {"temperature": "lin_30"},
-    "surprisal less entropy": {"reference": 1.0},
-    "less entropy, temperature 1": {"reference": 1.0, "temperature": 1.0},
-    "surprisal less the likeliest action's": {"reference": 0.0},
-    "less the likeliest's, temperature 1": {"reference": 0.0, "temperature": 1.0},
-    # Densities are above 1 there: their own surprisal is negative, and turns the gate round.
-    "less the likeliest's, deviation 0.14": {"reference": 0.0, "log_std_init": -2.0},
-    "less the likeliest's, deviation 0.14, temperature 0": {"reference": 0.0, "log_std_init": -2.0, "temperature": 0.0},
-    "a gate per dimension": {"per_dimension": True},
-    "a gate per dimension, temperature 1": {"per_dimension": True, "temperature": 1.0},
-    "surprisal not clipped": {"surprisal_clip": None},
-    "implicit entropy bonus cancelled": {"ent_coef": -1 / 40},  # -mean(A^2) / (4 temperature)
-}
 LEVER_TASKS = [replace(MUJOCO[env], updates=300_000, evaluations=3) for env in ("HalfCheetah-v5", "Hopper-v5")]
 
 
@@ -236,6 +195,53 @@ class Round:
         return [config for task in LEVER_TASKS for config in self.arms(task).values()]
 
 
+FIRST = Round(
+    levers={
+        "as it is": {},
+        "learning rate falls to 0": {"learning_rate": "lin_1e-3"},
+        "4 more passes of the critic": {"extra_critic_epochs": 4},
+        "gradients clipped apart": {"clip_apart": True},
+        "advantages centred": {"advantage_scaling": "standardize"},
+        "64 rows an update": {"n_steps": 8},
+        "1024 rows an update": {"n_steps": 128},
+        "4 minibatches of 64 rows": {"batch_size": 64},
+        "gSDE": {"use_sde": True},
+        "standard deviation 0.37": {"log_std_init": -1.0},
+        "standard deviation 0.14": {"log_std_init": -2.0},
+        "256 x 256 ReLU, standard deviation 0.14": {"width": 256, "relu": True, "log_std_init": -2.0},  # RL-Zoo's PPO
+        # stable-baselines3's PPO
+        "PPO's clip, 10 epochs": {
+            "clipped": True,
+            "n_steps": 256,
+            "batch_size": 64,
+            "n_epochs": 10,
+            "learning_rate": 3e-4,
+        },
+        "last 3 rollouts again, V-trace": {"reuse": 3},
+    },
+    dg_levers={
+        "temperature 0, successes alone": {"temperature": 0.0},
+        "temperature 1": {"temperature": 1.0},
+        "temperature 4": {"temperature": 4.0},
+        "temperature 30": {"temperature": 30.0},
+        "temperature falls from 30 to 0": {"temperature": "lin_30"},
+        "surprisal less entropy": {"reference": 1.0},
+        "less entropy, temperature 1": {"reference": 1.0, "temperature": 1.0},
+        "surprisal less the likeliest action's": {"reference": 0.0},
+        "less the likeliest's, temperature 1": {"reference": 0.0, "temperature": 1.0},
+        # Densities are above 1 there: their own surprisal is negative, and turns the gate round.
+        "less the likeliest's, deviation 0.14": {"reference": 0.0, "log_std_init": -2.0},
+        "less the likeliest's, deviation 0.14, temperature 0": {
+            "reference": 0.0,
+            "log_std_init": -2.0,
+            "temperature": 0.0,
+        },
+        "a gate per dimension": {"per_dimension": True},
+        "a gate per dimension, temperature 1": {"per_dimension": True, "temperature": 1.0},
+        "surprisal not clipped": {"surprisal_clip": None},
+        "implicit entropy bonus cancelled": {"ent_coef": -1 / 40},  # -mean(A^2) / (4 temperature)
+    },
+)
 #: Around the levers of the first round that lifted both methods. DG's surprisal is less the likeliest action's, without
 #: which so narrow a policy would turn its gate round.
 SECOND = Round(
@@ -273,7 +279,7 @@ SECOND = Round(
     shared={"batch_size": 64, "learning_rate": "lin_1e-3", "log_std_init": -2.0},
     dg_shared={"reference": 0.0},
 )
-ROUNDS = {"levers": Round(LEVERS, DG_LEVERS), "second_levers": SECOND}
+ROUNDS = {"levers": FIRST, "second_levers": SECOND}
 
 RATES = (3e-4, 1e-3, 3e-3)
 #: nine trials for each method, the temperature and the entropy bonus among them; the plain method's are learning rates
