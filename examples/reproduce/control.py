@@ -415,7 +415,10 @@ def draw_levers(runs: Runs, levers: Round) -> Figure:
                 axes.axvline(float(found["as it is"].mean()), color=colour, linestyle=":", linewidth=1)
         axes.set_yticks(range(len(names)), names if axes is panels[0] else [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="return of 10 evaluation episodes")
+        counts = sorted({len(runs.last(config, "deterministic")) for config in arms.values()})
+        seeds = "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+        axes.set(title=f"{task.env}, {task.updates // 1000}k steps, {seeds} seeds")
+        axes.set(xlabel="return of 10 evaluation episodes")
     harness.legend_below(figure, panels[0], 2)
     return figure
 
