@@ -265,7 +265,7 @@ class RayActors:
         if self._failures > self.max_restarts:
             error.add_note(f"This was actor {worker.index}, and all max_restarts={self.max_restarts} are used up.")
             raise error from remote
-        self._replace(worker, f"{what}\nThis is failure {self._failures} of max_restarts={self.max_restarts}", 0)
+        self._rehire(worker, f"{what}\nThis is failure {self._failures} of max_restarts={self.max_restarts}", 0)
 
     def _died(self, worker: _Worker, error: Exception) -> None:
         """Nobody's fault, unless it goes on."""
@@ -275,9 +275,9 @@ class RayActors:
             what = f"{DEATHS + 1} processes of actor {worker.index} died in a row without making a rollout"
             raise RuntimeError(what) from error
         cause = textwrap.shorten(str(error).splitlines()[-1], 200)  # before it come Ray's own numbers
-        self._replace(worker, f"died: {cause}", worker.deaths + 1)
+        self._rehire(worker, f"died: {cause}", worker.deaths + 1)
 
-    def _replace(self, worker: _Worker, why: str, deaths: int) -> None:
+    def _rehire(self, worker: _Worker, why: str, deaths: int) -> None:
         lost = int(bool(worker.tasks))  # of those asked for, one at a time is under way
         self._lost += lost
         self._restarts += 1

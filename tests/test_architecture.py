@@ -77,8 +77,8 @@ def private_access(source: ast.Module, library_names: set[str]) -> Iterator[str]
             own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
             parent = isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "super"
             seam = (own or parent) and node.attr in SEAMS
-            of_tuple = node.attr == "_replace" and not own  # a named tuple's, which is public
-            if not (seam or of_tuple or (own and node.attr not in library_names)):
+            of_tuple = node.attr == "_replace"  # a named tuple's, which is public
+            if not (seam or ((own or of_tuple) and node.attr not in library_names)):
                 yield ast.unparse(node)
         elif isinstance(node, ast.ClassDef):
             methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
@@ -163,6 +163,8 @@ def test_examples_use_public_names_only(example: Path) -> None:
         ("class M(PG):\n def _weight(self, a, b):\n  return super()._weight(a, b) * self._mine", []),
         ("class M(PG):\n def _select(self, rollout): return None", []),
         ("model._weight(a, b)", ["model._weight"]),
+        ("batch._replace(advantages=a)", []),
+        ("batch._asdict()", ["batch._asdict"]),
         ("class C(BaseCallback):\n def _on_step(self): return True", []),
         ("self.__class__.__name__", []),
     ],

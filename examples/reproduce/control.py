@@ -195,6 +195,12 @@ class Round:
         return [config for task in LEVER_TASKS for config in self.arms(task).values()]
 
 
+TEMPERATURES: dict[str, dict[str, Any]] = {
+    "temperature 0, successes alone": {"temperature": 0.0},
+    "temperature 1": {"temperature": 1.0},
+    "temperature 4": {"temperature": 4.0},
+    "temperature 30": {"temperature": 30.0},
+}
 FIRST = Round(
     levers={
         "as it is": {},
@@ -220,10 +226,7 @@ FIRST = Round(
         "last 3 rollouts again, V-trace": {"reuse": 3},
     },
     dg_levers={
-        "temperature 0, successes alone": {"temperature": 0.0},
-        "temperature 1": {"temperature": 1.0},
-        "temperature 4": {"temperature": 4.0},
-        "temperature 30": {"temperature": 30.0},
+        **TEMPERATURES,
         "temperature falls from 30 to 0": {"temperature": "lin_30"},
         "surprisal less entropy": {"reference": 1.0},
         "less entropy, temperature 1": {"reference": 1.0, "temperature": 1.0},
@@ -242,8 +245,8 @@ FIRST = Round(
         "implicit entropy bonus cancelled": {"ent_coef": -1 / 40},  # -mean(A^2) / (4 temperature)
     },
 )
-#: Around the levers of the first round that lifted both methods. DG's surprisal is less the likeliest action's, without
-#: which so narrow a policy would turn its gate round.
+#: Around what looked best at the first round's first seed, before there were more. DG's surprisal is less the likeliest
+#: action's, without which so narrow a policy would turn its gate round.
 SECOND = Round(
     levers={
         "as it is": {},
@@ -269,10 +272,7 @@ SECOND = Round(
         "last 3 rollouts again, V-trace": {"reuse": 3},
     },
     dg_levers={
-        "temperature 0, successes alone": {"temperature": 0.0},
-        "temperature 1": {"temperature": 1.0},
-        "temperature 4": {"temperature": 4.0},
-        "temperature 30": {"temperature": 30.0},
+        **TEMPERATURES,
         "surprisal less entropy": {"reference": 1.0},
         "surprisal as it is": {"reference": None},
     },
@@ -308,13 +308,12 @@ def make_model(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
     if config.method in OTHERS:
         return make_other(config, env, seed)
     cls, own = OURS[config.method]
-    if config.method == "dg" and config.reference is not None:
+    if config.reference is not None:
         cls, own = RelativeDG, {"reference": config.reference}
     if config.clipped:
         cls = CLIPPED[config.method]
     if config.reuse:
-        cls, own = REUSING[config.method], {"reference": None, **own} if config.method == "dg" else own
-        own = {**own, "reuse": config.reuse}
+        cls, own = REUSING[config.method], {**own, "reuse": config.reuse}
     if config.per_dimension:
         cls = PerDimensionDG
     arguments: dict[str, Any] = {
@@ -405,18 +404,18 @@ def draw_levers(runs: Runs, levers: Round) -> Figure:
     names = levers.names()
     figure, panels = harness.panels(len(LEVER_TASKS), width=5.2, height=0.8 + 0.18 * len(names))
     for axes, task in zip(panels, LEVER_TASKS, strict=True):
-        arms = levers.arms(task)
+        scores = {arm: runs.last(config, "deterministic") for arm, config in levers.arms(task).items()}
         for method, shift in (("pg", -0.15), ("dg", 0.15)):
             label, colour, _ = LABELS[method]
-            found = {name: runs.last(config, "deterministic") for (name, m), config in arms.items() if m == method}
+            found = {name: values for (name, m), values in scores.items() if m == method}
             places = [names.index(name) + shift for name in found]
             harness.intervals(axes, places, list(found.values()), label, markersize=4, color=colour)
             if found["as it is"].size:
                 axes.axvline(float(found["as it is"].mean()), color=colour, linestyle=":", linewidth=1)
         axes.set_yticks(range(len(names)), names if axes is panels[0] else [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
-        counts = sorted({len(runs.last(config, "deterministic")) for config in arms.values()})
-        seeds = "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+        counts = [len(values) for values in scores.values()]
+        seeds = "-".join(map(str, sorted({min(counts), max(counts)})))
         axes.set(title=f"{task.env}, {task.updates // 1000}k steps, {seeds} seeds")
         axes.set(xlabel="return of 10 evaluation episodes")
     harness.legend_below(figure, panels[0], 2)

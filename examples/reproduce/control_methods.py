@@ -38,7 +38,7 @@ def relative(log_prob: torch.Tensor, policy: ActorCriticPolicy, reference: float
 class RelativeDG(DG):
     """DG by the surprisal of :func:`relative`."""
 
-    def __init__(self, *arguments: Any, reference: float | None, **kwargs: Any) -> None:
+    def __init__(self, *arguments: Any, reference: float | None = None, **kwargs: Any) -> None:
         self.reference = reference
         super().__init__(*arguments, **kwargs)
 
