@@ -5,7 +5,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure as LoggedFigure
 from torch import Tensor
 
-from sb3_delight import objectives
 from sb3_delight.arguments import is_whole, require
 from sb3_delight.policy_gradient import PolicyGradient
 
@@ -53,17 +52,14 @@ class DelightFigures(BaseCallback):
         update = self.model.last_update  # computed at each look
         if update is None:
             return
-        figure = draw_delight(*update, self.model.surprisal_clip, self.max_points)
+        figure = draw_delight(*update, self.max_points)
         self.logger.record("delight/figure", LoggedFigure(figure, close=True), exclude=("stdout", "log", "json", "csv"))
 
 
-def draw_delight(
-    advantages: Tensor, log_prob: Tensor, gate: Tensor, surprisal_clip: float | None, max_points: int = 2000
-) -> Figure:
+def draw_delight(advantages: Tensor, surprisal: Tensor, gate: Tensor, max_points: int = 2000) -> Figure:
     """Histograms of delight and gate, and advantage against surprisal coloured by gate; tensors are ``[B]``."""
-    surprisal = objectives.surprisal(log_prob, surprisal_clip).cpu()
-    delight = objectives.delight(log_prob, advantages, surprisal_clip).cpu()
-    advantages, gate = advantages.cpu(), gate.float().cpu()
+    advantages, surprisal, gate = advantages.cpu(), surprisal.cpu(), gate.float().cpu()
+    delight = advantages * surprisal
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     left.hist(delight.numpy(), bins=50, color="tab:blue")

@@ -58,7 +58,7 @@ class DG(PolicyGradient):
         require(start >= 0, "temperature", start, "positive, 0 (hard gate) or inf (half the policy gradient)")
 
     def _weight(self, log_prob: Tensor, batch: Samples) -> Tensor:
-        delight = objectives.delight(log_prob, batch.advantages, self.surprisal_clip)
+        delight = objectives.delight(self._less_baseline(log_prob), batch.advantages, self.surprisal_clip)
         if self.normalize_delight:
             delight = objectives.scale_by_rms(delight)
         weight = objectives.gate(delight, self._current(self.temperature))

@@ -38,8 +38,8 @@ class KondoDG(PolicyGradient):
     :param gate_rate: share of rows to keep, in (0, 1]; the price follows. With a hard gate exactly
         ``ceil(gate_rate * B)`` of B rows are kept, ties included. Lower is cheaper and greedier.
     :param price: delight that a row must exceed, if ``gate_rate`` is ``None``. 0, the default, keeps positive delight:
-        for probabilities, every row with a positive advantage. Raise it to keep fewer. With densities above 1 (see
-        ``surprisal_clip``) it keeps failures: there ``priority="advantage"`` is what keeps successes.
+        for probabilities, every row with a positive advantage. Raise it to keep fewer. With densities above 1 it
+        keeps failures, unless ``surprisal_baseline="mode"``.
     :param temperature: of the gate, in reward x nats. 0 is the hard gate, with no coin; a positive one keeps any row
         now and then, as often as DG would weigh it. A number, a schedule of the remaining progress, or ``"lin_x"``.
     :param priority: what the gate judges. ``"delight"`` is the method; ``"advantage"``, ``"abs_advantage"``,
@@ -114,7 +114,7 @@ class KondoDG(PolicyGradient):
             log_prob = evaluate_log_prob(self.policy, rollout, self.batch_size)
             self.screen_rows += len(log_prob)
         advantages, clip, alpha = rollout.advantages, self.surprisal_clip, self.additive_alpha
-        score = objectives.priority(self.priority, log_prob, advantages, clip, alpha)
+        score = objectives.priority(self.priority, self._less_baseline(log_prob), advantages, clip, alpha)
         if self.normalize_delight:
             score = objectives.scale_by_rms(score)
         temperature = self._current(self.temperature)

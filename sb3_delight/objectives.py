@@ -30,6 +30,7 @@ __all__ = [
     "delight",
     "dg_weight",
     "gate",
+    "gaussian_mode_log_prob",
     "importance_weight",
     "pg_weight",
     "policy_gradient_loss",
@@ -67,6 +68,19 @@ def surprisal(log_prob: Tensor, clip: float | None = None) -> Tensor:
     if not clip > 0:
         raise ValueError(f"clip must be a positive number of nats or None, got {clip!r}")
     return (-log_prob).clamp(-clip, clip)
+
+
+@torch.no_grad()
+def gaussian_mode_log_prob(log_std: Tensor) -> Tensor:
+    r"""Log-density of the likeliest action of independent Gaussians, :math:`-\sum_i \log(\sigma_i \sqrt{2\pi})`.
+
+    Taken off an action's own, it leaves a surprisal of :math:`\tfrac12 \sum_i z_i^2`, z the action's distance from the
+    mean in standard deviations: never negative, and the same in whatever units actions are.
+
+    :param log_std: logarithms of the standard deviations, ``[*, dimensions]``
+    :return: nats, ``[*]``, without gradient
+    """
+    return -(log_std + 0.5 * math.log(2 * math.pi)).sum(dim=-1)
 
 
 @torch.no_grad()

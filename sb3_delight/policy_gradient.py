@@ -10,6 +10,7 @@ import torch
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.distributions import DiagGaussianDistribution, SquashedDiagGaussianDistribution
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
@@ -43,7 +44,7 @@ ADVANTAGE_SCALING: dict[str, Callable[[Tensor], Tensor]] = {
     "standardize": objectives.standardize,
 }
 
-
+BASELINES = ["none", "mode"]
 COUNTS = ("_n_updates", "actor_rows", "critic_rows", "screen_rows")  #: what an update that is undone leaves as it was
 
 
@@ -79,8 +80,11 @@ class PolicyGradient(OnPolicyAlgorithm):
         rows of the gradient step (for a gate: of the rollout). One row, or equal ones: +-1, and for standardisation
         itself and 0; all-zero advantages stay zero.
     :param surprisal_clip: bound on the surprisal inside delight, in nats; ``None`` for none (DG, Algorithm 2: 10).
-        Continuous actions' is that of a density: below 0, and the gate turned round, where a policy's standard
-        deviations are under about 0.24. Watch ``train/surprisal_mean``.
+        It is taken after the baseline.
+    :param surprisal_baseline: ``"none"``: surprisal is -log pi, as the papers have it. For continuous actions that is a
+        density's, which depends on the action's units and is below 0, the gate turned round, where standard deviations
+        are under about 0.24 (``log_std_init=-2``, say; watch ``train/surprisal_mean``). ``"mode"`` takes off what the
+        policy's likeliest action has, so that it is never below 0; for Gaussian policies without gSDE.
     :param use_sde: generalised state-dependent exploration instead of independent noise (continuous actions)
     :param sde_sample_freq: steps between its new noise matrices; -1 draws one per rollout
     :param rollout_buffer_class: default :class:`~sb3_delight.buffers.DeviceRolloutBuffer`, for every observation space
@@ -119,6 +123,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         max_grad_norm: float = 0.5,
         advantage_scaling: Literal["off", "scale", "standardize"] = "off",
         surprisal_clip: float | None = 10.0,
+        surprisal_baseline: Literal["none", "mode"] = "none",
         use_sde: bool = False,
         sde_sample_freq: int = -1,
         rollout_buffer_class: type[RolloutBuffer] | None = None,
@@ -163,6 +168,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         self.extra_critic_epochs = extra_critic_epochs
         self.advantage_scaling = advantage_scaling
         self.surprisal_clip = surprisal_clip
+        self.surprisal_baseline = surprisal_baseline
         self.actors = actors
         #: rows paid for so far: forward and backward for the actor, for the critic, forward alone for a gate's screen
         self.actor_rows, self.critic_rows, self.screen_rows = 0, 0, 0
@@ -172,6 +178,11 @@ class PolicyGradient(OnPolicyAlgorithm):
     def _setup_model(self) -> None:
         self._check_arguments()
         super()._setup_model()
+        gaussian = isinstance(self.policy.action_dist, DiagGaussianDistribution)
+        squashed = isinstance(self.policy.action_dist, SquashedDiagGaussianDistribution)
+        fits = self.surprisal_baseline == "none" or (gaussian and not squashed)
+        allowed = "'none' but for continuous actions with independent Gaussian noise (no gSDE)"
+        require(fits, "surprisal_baseline", self.surprisal_baseline, allowed)
         if "optimizer_kwargs" not in self.policy_kwargs and type(self.policy.optimizer) is torch.optim.Adam:
             for group in self.policy.optimizer.param_groups:
                 group["fused"] = True
@@ -204,6 +215,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         require(fits, "actors", pool, "a pool of sb3_delight.actors, or None")
         clip = self.surprisal_clip
         require(clip is None or number(clip) > 0, "surprisal_clip", clip, "a positive number of nats, or None")
+        baseline = self.surprisal_baseline
+        require(baseline in BASELINES, "surprisal_baseline", baseline, f"one of {BASELINES}")
 
     # ---------------------------------------------------------------------- decisions of a method
 
@@ -227,6 +240,12 @@ class PolicyGradient(OnPolicyAlgorithm):
     def _critic_row_count(self, n_rows: int) -> int:
         """How many rows, drawn uniformly at random, pay for the value loss."""
         return n_rows
+
+    def _less_baseline(self, log_prob: Tensor) -> Tensor:
+        """What surprisal is read off: log-probabilities ``[n]``, less that of the likeliest action if so asked."""
+        if self.surprisal_baseline == "none":
+            return log_prob
+        return log_prob - objectives.gaussian_mode_log_prob(self.policy.log_std)
 
     def _current(self, schedule: Any) -> float:
         """Value of a schedule, or of a number that took its place since, at the remaining progress."""
@@ -352,8 +371,8 @@ class PolicyGradient(OnPolicyAlgorithm):
 
         :raises ValueError: if the rollout or a gradient was not finite
         """
-        surprisal = objectives.surprisal(rollout.old_log_prob, self.surprisal_clip)
-        delight = objectives.delight(rollout.old_log_prob, rollout.advantages, self.surprisal_clip)
+        surprisal = objectives.surprisal(self._less_baseline(rollout.old_log_prob), self.surprisal_clip)
+        delight = rollout.advantages * surprisal
         self.record("surprisal_mean", surprisal.mean())
         self.record("delight_mean", delight.mean())
         self.record("delight_std", delight.std(correction=0))
@@ -416,10 +435,10 @@ class PolicyGradient(OnPolicyAlgorithm):
 
     @property
     def last_update(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Advantages (scaled), log-probabilities and weights ``[B]`` of the last update; ``None`` before the first.
+        """Advantages (scaled), surprisal (clipped) and weights ``[B]`` of the last update; ``None`` before the first.
 
-        Weights are those under the rollout's log-probabilities, 0 for dropped rows. Valid until the next rollout begins
-        to overwrite the buffer.
+        The last two are those under the rollout's log-probabilities; dropped rows weigh 0. Valid until the next rollout
+        begins to overwrite the buffer.
         """
         if self._last_update is None:
             return None
@@ -427,7 +446,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         weight = self._weight(rollout.old_log_prob, rollout)
         if kept is not None:
             weight = torch.zeros_like(weight).index_copy(0, kept, weight[kept])
-        return rollout.advantages, rollout.old_log_prob, weight
+        surprisal = objectives.surprisal(self._less_baseline(rollout.old_log_prob), self.surprisal_clip)
+        return rollout.advantages, surprisal, weight
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_metrics", "_parameters", "_last_update", "_intake", "actors"]

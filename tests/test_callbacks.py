@@ -9,6 +9,7 @@ from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_delight import DG, KondoDG, PolicyGradient
+from sb3_delight.buffers import flat_rollout
 from sb3_delight.callbacks import DelightFigures
 
 
@@ -40,15 +41,16 @@ def test_last_update_weighs_dropped_rows_zero() -> None:
     assert model.last_update is None
     model.learn(20)
     assert model.last_update is not None
-    advantages, log_prob, weight = model.last_update
-    assert advantages.shape == log_prob.shape == weight.shape == (20,)
+    advantages, surprisal, weight = model.last_update
+    assert advantages.shape == surprisal.shape == weight.shape == (20,)
     assert sorted(weight.tolist()) == [0.0] * 15 + [1.0] * 5
-    delight = -log_prob * advantages
+    delight = surprisal * advantages
+    torch.testing.assert_close(surprisal, -flat_rollout(model.rollout_buffer).old_log_prob)
     assert delight[weight == 1].min() >= delight[weight == 0].max()
     dg = DG("MlpPolicy", "CartPole-v1", n_steps=20, temperature=2.0, seed=0, device="cpu").learn(20)
     assert dg.last_update is not None
-    advantages, log_prob, weight = dg.last_update
-    torch.testing.assert_close(weight, torch.sigmoid(-log_prob * advantages / 2.0))
+    advantages, surprisal, weight = dg.last_update
+    torch.testing.assert_close(weight, torch.sigmoid(surprisal * advantages / 2.0))
 
 
 def test_other_algorithms_are_refused() -> None:

@@ -1,6 +1,7 @@
 """The control benchmark: equal arms, levers that change one thing, and references with their published settings."""
 
 import dataclasses
+import itertools
 import math
 import sys
 from pathlib import Path
@@ -16,9 +17,12 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "reproduce"))
 
 import control
+import control_levers
+import control_tasks
+import control_tuning
 import harness
-from control import Config
-from control_methods import ClippedDG, RelativeDG
+from control_methods import ClippedDG, LessEntropyDG
+from control_tasks import Config
 from envs import MatchPoint
 from harness import Row
 
@@ -26,7 +30,7 @@ from sb3_delight import DG, KondoDG, objectives
 from sb3_delight.buffers import flat_rollout
 from sb3_delight.zoo.plots import REFERENCE_SCORES
 
-TASKS = control.MUJOCO | control.MINATAR
+TASKS = control_tasks.MUJOCO | control_tasks.MINATAR
 CARTPOLE = Config("CartPole-v1", n_envs=4, normalize_env=False)
 
 
@@ -48,44 +52,64 @@ def test_methods_of_ours_share_every_setting(env: str) -> None:
     arms = control.arms(TASKS[env])
     ours = [arm for arm in arms if arm.method in control.OURS]
     assert {dataclasses.replace(arm, method="dg", **untuned(TASKS[env])) for arm in ours} == {TASKS[env]}
-    assert {arm.method for arm in arms} == set(control.LABELS)
+    assert {arm.method for arm in arms} == set(control_tasks.LABELS)
     assert len({harness.run_name(arm) for arm in arms}) == len(arms)
     common = [settings(dataclasses.replace(arm, cnn=False, **untuned(arm))) for arm in ours]
     assert all(each == common[0] for each in common)
 
 
 def test_every_budget_is_the_same() -> None:
-    for tasks, steps in ((control.MUJOCO, 1_000_000), (control.MINATAR, 2_000_000)):
+    for tasks, steps in ((control_tasks.MUJOCO, 1_000_000), (control_tasks.MINATAR, 2_000_000)):
         for task in tasks.values():
             assert {(arm.updates, arm.evaluations, arm.normalize_env) for arm in control.arms(task)} == {
-                (steps, 20, tasks is control.MUJOCO)
+                (steps, 20, tasks is control_tasks.MUJOCO)
             }
 
 
-@pytest.mark.parametrize("levers", control.ROUNDS.values(), ids=control.ROUNDS)
-def test_a_lever_is_pulled_alike_for_both_methods(levers: control.Round) -> None:
-    for task in control.LEVER_TASKS:
-        arms = levers.arms(task)
+def test_a_lever_is_pulled_alike_for_both_methods() -> None:
+    for task in control_levers.TASKS:
+        arms = control_levers.arms(task)
         assert len({harness.run_name(arm) for arm in arms.values()}) == len(arms)
-        assert {name for name, method in arms if method == "dg"} == {*levers.levers, *levers.dg_levers}
-        for name in levers.levers:
-            of_dg = dataclasses.replace(arms[name, "dg"], method="pg")
-            assert dataclasses.replace(of_dg, reference=None) == arms[name, "pg"]
+        assert [name for name, method in arms if method == "dg"] == control_levers.NAMES
+        for name in control_levers.LEVERS:
+            assert dataclasses.replace(arms[name, "dg"], method="pg") == arms[name, "pg"]
             one, other = (settings(arms[name, method]) for method in ("pg", "dg"))
             assert one == other
             unchanged = ("as it is", "last 3 rollouts again, V-trace")
             assert (one == settings(arms["as it is", "pg"])) == (name in unchanged)
 
 
-def test_every_method_is_tuned_in_as_many_trials() -> None:
-    assert {len(trials) for trials in control.TUNING.values()} == {9}
-    for method, trials in control.TUNING.items():
-        configs = [config for trial in trials for config in control.trial_arms(method, trial)]
-        assert len({harness.run_name(config) for config in configs}) == 9 * len(control.TUNING_TASKS)
-        plain = {dataclasses.replace(config, method="dg", **untuned(config)) for config in configs}
-        assert plain == set(control.TUNING_TASKS)
-    assert set(control.TUNED) <= set(control.OURS)
-    assert {name for changes in control.TUNED.values() for name in changes} <= set(untuned(TASKS["Hopper-v5"]))
+def test_every_method_is_tuned_in_the_same_trials() -> None:
+    trials = control_tuning.TUNING
+    assert {len(each) for each in trials.values()} == {control_tuning.TRIALS}
+    own: dict[str, set[str]] = {"pg": set(), "pg_entropy": {"ent_coef"}, "dg": {"temperature", "reference"}}
+    for method, of_method in trials.items():
+        for plain, trial in zip(trials["pg"], of_method, strict=True):
+            assert trial == plain | {name: trial[name] for name in own[method]}
+    names = [harness.run_name(config) for config in control_tuning.SWEEP]
+    assert len(set(names)) == len(names) == 3 * 3 * control_tuning.TRIALS
+
+
+def test_trials_cover_every_setting_evenly() -> None:
+    trials = control_tuning.TUNING["dg"]
+    for name, choices in control_tuning.CHOICES.items():
+        counts = [sum(trial[name] == choice for trial in trials) for choice in choices]
+        assert counts == [control_tuning.TRIALS / len(choices)] * len(choices)
+    assert sum(isinstance(trial["learning_rate"], str) for trial in trials) == control_tuning.TRIALS / 2
+    drawn = [(float(str(t["learning_rate"]).removeprefix("lin_")), 1e-4, 3e-3) for t in trials]
+    for values in (drawn, [(trial["temperature"], 1.0, 30.0) for trial in trials]):
+        quantiles = sorted(math.log(value / low) / math.log(high / low) for value, low, high in values)
+        assert np.allclose(quantiles, (np.arange(24) + 0.5) / 24, atol=0.02)
+    columns = [[trial[name] for trial in trials] for name in (*control_tuning.CHOICES, "temperature")]
+    assert np.abs(np.corrcoef(columns) - np.eye(len(columns))).max() < 0.2  # what two settings do is told apart
+
+
+def test_expected_best_is_the_mean_over_all_subsets() -> None:
+    values = np.array([3.0, -1.0, 7.0, 2.0])
+    for k in range(1, 5):
+        best = [max(subset) for subset in itertools.combinations(values, k)]
+        assert control_tuning.expected_best(values)[k - 1] == pytest.approx(np.mean(best))
+    assert control_tuning.expected_best(np.zeros(0)).shape == (0,)
 
 
 @pytest.mark.parametrize("method", control.OTHERS)
@@ -147,20 +171,16 @@ def test_the_clip_and_the_gate_weigh_together(reference: float | None) -> None:
     assert (weight > 0).any()
 
 
-@pytest.mark.parametrize("reference", [0.0, 1.0])
-def test_relative_surprisal_does_not_depend_on_the_units_of_actions(reference: float) -> None:
-    config = dataclasses.replace(CARTPOLE, reference=reference, temperature=1.0, log_std_init=-2.0)
-    model = control.make_model(config, make_vec_env("Pendulum-v1", 4), 0)
-    assert isinstance(model, RelativeDG)
+def test_surprisal_less_entropy_does_not_depend_on_the_units_of_actions() -> None:
+    config = dataclasses.replace(CARTPOLE, reference=1.0, temperature=1.0, log_std_init=-2.0)
+    model = control.make_model(config, make_vec_env(lambda: MatchPoint(2), 4), 0)
+    assert isinstance(model, LessEntropyDG)
     model.learn(128)
     rollout = flat_rollout(model.rollout_buffer)
-    log_std = model.policy.log_std.detach()
-    normal = torch.distributions.Normal(0.0, log_std.exp())
-    away = torch.tensor([[0.0], [1.0], [2.0]]) * log_std.exp()  # in standard deviations: these are what counts
-    three = rollout._replace(actions=away, advantages=torch.ones(3))
-    relative = torch.tensor([0.0, 0.5, 2.0]) - reference**2 / 2
-    log_prob: torch.Tensor = normal.log_prob(away).sum(1)  # type: ignore[no-untyped-call]
-    torch.testing.assert_close(model._weight(log_prob, three), torch.sigmoid(relative))
+    _, log_prob, entropy = model.policy.evaluate_actions(rollout.observations, rollout.actions)
+    assert entropy is not None
+    expected = torch.sigmoid(rollout.advantages * (-log_prob - entropy))
+    torch.testing.assert_close(model._weight(log_prob.detach(), rollout), expected)
 
 
 def test_a_gate_per_dimension_weighs_each_dimensions_own_term() -> None:
@@ -234,9 +254,7 @@ def test_reuse_corrects_the_last_rollouts_and_trains_on_them_first(method: str) 
 # --- runs and figures -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("figure", "methods"), [("levers", 2), ("second_levers", 2), ("tuning", 3), ("Hopper-v5", 11), ("Breakout-v1", 11)]
-)
+@pytest.mark.parametrize(("figure", "methods"), [("levers", 2), ("tuning", 3), ("Hopper-v5", 11), ("Breakout-v1", 11)])
 def test_a_figure_runs_and_draws(figure: str, methods: int, tmp_path: Path) -> None:
     first = list({config.method: config for config in control.SWEEP[figure]}.values())
     assert len(first) == methods
@@ -259,7 +277,7 @@ def test_the_aggregate_is_of_tasks_that_every_method_was_run_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     envs = ("Hopper-v5", "Walker2d-v5")
-    sweep = [arm for env in envs for arm in control.arms(control.MUJOCO[env])][:-1]  # one method lacks Walker2d
+    sweep = [arm for env in envs for arm in control.arms(control_tasks.MUJOCO[env])][:-1]  # one method lacks Walker2d
     experiment = dataclasses.replace(control.EXPERIMENT, sweep={"aggregate": sweep}, run=made_up)
     harness.main(experiment, ["--seeds", "3", "--workers", "1", "--output", str(tmp_path)])
     printed = capsys.readouterr().out

@@ -1,5 +1,6 @@
 """DG: the loop with the delightful weight."""
 
+import math
 from typing import Any
 
 import pytest
@@ -89,6 +90,26 @@ def test_surprisal_is_clipped_inside_the_gate_only() -> None:
     torch.testing.assert_close(model._weight(log_prob, batch), torch.sigmoid(torch.tensor([1.0, -2.0])))
     loss = objectives.policy_gradient_loss(log_prob, advantages, torch.ones(2))
     assert loss.item() == pytest.approx(-(1 * -3 + 2 * 5) / 2)
+
+
+def test_surprisal_less_the_likeliest_actions_does_not_depend_on_the_units_of_actions() -> None:
+    """Nor is the gate turned round where densities are above 1."""
+    z = torch.tensor([[0.0], [1.0], [2.0], [5.0]])  # in standard deviations
+    expected = (z.flatten().square() / 2).clamp(max=10)
+    for log_std in (-3.0, 0.0, 3.0):
+        model = DG(
+            "MlpPolicy", "Pendulum-v1", surprisal_baseline="mode", temperature=2.0, n_steps=8, device="cpu",
+            policy_kwargs={"log_std_init": log_std},
+        )  # fmt: skip
+        observations = torch.zeros(4, 3)
+        with torch.no_grad():
+            distribution = model.policy.get_distribution(observations)
+            log_prob = distribution.log_prob(distribution.mode() + z * math.exp(log_std))
+        for advantage in (1.0, -3.0):
+            batch: Any = type("Batch", (), {"advantages": torch.full((4,), advantage)})
+            torch.testing.assert_close(model._weight(log_prob, batch), torch.sigmoid(advantage * expected / 2.0))
+    plain = DG("MlpPolicy", "Pendulum-v1", temperature=2.0, n_steps=8, device="cpu")
+    assert (plain._weight(torch.full((4,), 2.0), batch) > 0.5).all()  # failures, weighed up
 
 
 @pytest.mark.parametrize("temperature", ["lin_3.0", lambda progress: 3.0 * progress])

@@ -95,6 +95,19 @@ def test_soft_gate_with_a_rate_keeps_its_share_on_average(temperature: float) ->
     assert abs(np.mean(kept) - 0.1 * ROWS) < 4 * standard_error
 
 
+@pytest.mark.parametrize("screen", ["stored", "recompute"])
+def test_a_narrow_policys_successes_are_kept_by_surprisal_less_the_likeliest_actions(screen: Any) -> None:
+    narrow: dict[str, Any] = {"policy_kwargs": {"log_std_init": -3.0}, "screen": screen, "learning_rate": 0.0}
+    relative, plain = make(surprisal_baseline="mode", **narrow), make(**narrow)
+    rollout = rollout_of(relative)
+    success, narrow_density = rollout.advantages > 0, rollout.old_log_prob > 0
+    assert narrow_density.float().mean() > 0.8
+    for model, expected in ((relative, success), (plain, success != narrow_density)):
+        kept = model._select(rollout)
+        assert kept is not None
+        assert torch.equal(kept, expected.nonzero().flatten())
+
+
 def test_recomputed_screen_judges_by_the_current_policy() -> None:
     stored, recomputed = make(gate_rate=0.25), make(gate_rate=0.25, screen="recompute", batch_size=20)
     rollout = rollout_of(recomputed)

@@ -19,6 +19,7 @@ from sb3_delight.objectives import (
     delight,
     dg_weight,
     gate,
+    gaussian_mode_log_prob,
     importance_weight,
     pg_weight,
     policy_gradient_loss,
@@ -303,6 +304,16 @@ def test_the_gradient_flows_through_the_log_probability_alone() -> None:
 
 
 # Delight, gate and price
+
+
+@pytest.mark.parametrize("dimensions", [1, 6])
+def test_the_likeliest_action_of_a_gaussian_is_its_mean(dimensions: int) -> None:
+    mean, log_std = torch.randn(3, dimensions), torch.randn(3, dimensions)
+    normal = torch.distributions.Independent(torch.distributions.Normal(mean, log_std.exp()), 1)
+    assert_close(gaussian_mode_log_prob(log_std), normal.log_prob(mean))  # type: ignore[no-untyped-call]
+    action = mean + 2 * log_std.exp()
+    left = surprisal(normal.log_prob(action) - gaussian_mode_log_prob(log_std))  # type: ignore[no-untyped-call]
+    assert_close(left, torch.full((3,), 2.0 * dimensions))
 
 
 def test_delight_is_advantage_times_surprisal_and_the_clip_bounds_surprisal_on_both_sides() -> None:

@@ -62,6 +62,9 @@ def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
         (PolicyGradient, "advantage_scaling", "centre"),
         (PolicyGradient, "advantage_scaling", ["scale"]),
         (PolicyGradient, "surprisal_clip", -1.0),
+        (PolicyGradient, "surprisal_baseline", "median"),
+        (PolicyGradient, "surprisal_baseline", ["mode"]),
+        (DG, "surprisal_baseline", "mode"),  # of discrete actions
         (DG, "temperature", -1.0),
         (DG, "temperature", float("nan")),
         (DG, "temperature", "lin_hot"),
@@ -107,10 +110,18 @@ def test_arguments_that_exclude_each_other_are_refused_by_name(arguments: dict[s
         make(KondoDG, **arguments)
 
 
+@pytest.mark.parametrize("arguments", [{"use_sde": True}, {"use_sde": True, "policy_kwargs": {"squash_output": True}}])
+def test_noise_that_depends_on_the_state_has_no_baseline(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^surprisal_baseline must be 'none' but for .*, got 'mode'"):
+        make(DG, "Pendulum-v1", surprisal_baseline="mode", **arguments)
+
+
 def test_load_checks_its_arguments_too(tmp_path: Path) -> None:
     make(DG).save(tmp_path / "model")
     with pytest.raises(ValueError, match=r"^temperature must be"):
         DG.load(tmp_path / "model", temperature=-1.0)
+    with pytest.raises(ValueError, match=r"^surprisal_baseline must be"):
+        DG.load(tmp_path / "model", surprisal_baseline="mode")
     model = DG.load(tmp_path / "model", temperature="lin_4.0")
     assert model._current(model.temperature) == 4.0
 

@@ -238,6 +238,7 @@ def check_what_is_sampled_is_what_a_trial_id_trains() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     temperatures = []
+    baselines: dict[bool, set[str]] = {False: set(), True: set()}  # by whether a sweep should try both
     for algo, sample in SAMPLERS.items():
         for env_id, n_actions in [("CartPole-v1", 0), ("Pendulum-v1", 1)] * 8:
             trial = study.ask()
@@ -247,8 +248,10 @@ def check_what_is_sampled_is_what_a_trial_id_trains() -> None:
             assert ("log_std_init" in sampled["policy_kwargs"]) == (n_actions > 0)
             model: Any = ALGOS[algo]("MlpPolicy", env_id, **sampled)
             temperatures += [model.temperature(1.0)] if algo == "dg" else []
+            baselines[algo in ("dg", "kondo_dg") and n_actions > 0].add(model.surprisal_baseline)
     assert 0.0 in temperatures
     assert 0.3 <= max(temperatures) <= 100
+    assert baselines == {False: {"none"}, True: {"none", "mode"}}
 
 
 def check_a_trial_normalizes_by_its_own_gamma_and_nan_prunes_it() -> None:

@@ -1,5 +1,5 @@
-"""What the levers of ``control.py`` need beyond the package: the gate under PPO's clip, relative surprisal, a gate per
-dimension, rollouts used again, gradients clipped apart.
+"""What the levers of ``control.py`` need beyond the package: the gate under PPO's clip, surprisal less entropy, a gate
+per dimension, rollouts used again, gradients clipped apart.
 """
 
 from collections import deque
@@ -19,42 +19,22 @@ from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout
 from sb3_delight.returns import vtrace
 
 
-def relative(log_prob: torch.Tensor, policy: ActorCriticPolicy, reference: float | None) -> torch.Tensor:
-    """Log-probability less that of a reference action: what is left of a density does not depend on the action's units.
-
-    :param log_prob: of actions under a policy with independent noise, ``[n]``
-    :param reference: that action's distance from the mean in every dimension, in standard deviations. At 1 its
-        surprisal is the entropy; at 0 it is the likeliest action's, so that no surprisal is below 0 however narrow the
-        policy. ``None`` takes nothing off.
-    """
-    if reference is None:
-        return log_prob
-    deviation = policy.log_std.detach().exp()
-    noise: Any = torch.distributions.Normal(0.0, deviation)
-    of_reference: torch.Tensor = noise.log_prob(reference * deviation).sum()
-    return log_prob - of_reference
-
-
-class RelativeDG(DG):
-    """DG by the surprisal of :func:`relative`."""
-
-    def __init__(self, *arguments: Any, reference: float | None = None, **kwargs: Any) -> None:
-        self.reference = reference
-        super().__init__(*arguments, **kwargs)
+class LessEntropyDG(DG):
+    """DG by surprisal less its mean, the entropy: that of the likeliest action, and half a nat for every dimension."""
 
     def _weight(self, log_prob: torch.Tensor, batch: Samples) -> torch.Tensor:
-        return super()._weight(relative(log_prob, self.policy, self.reference), batch)
+        return super()._weight(log_prob + get_action_dim(self.action_space) / 2, batch)
 
 
 class ClippedDG(ClippedPG):
     """PPO's clip under DG's gate: several epochs over a rollout, which the gate alone does not bear."""
 
-    def __init__(self, *arguments: Any, temperature: float, reference: float | None = None, **kwargs: Any) -> None:
-        self.temperature, self.reference = temperature, reference
+    def __init__(self, *arguments: Any, temperature: float, **kwargs: Any) -> None:
+        self.temperature = temperature
         super().__init__(*arguments, **kwargs)
 
     def _weight(self, log_prob: torch.Tensor, batch: Samples) -> torch.Tensor:
-        compared = relative(log_prob, self.policy, self.reference)
+        compared = self._less_baseline(log_prob)
         gate = objectives.dg_weight(compared, batch.advantages, self.temperature, self.surprisal_clip)
         return gate * super()._weight(log_prob, batch)
 
@@ -132,7 +112,7 @@ class Reusing(PolicyGradient):
             stored.copy_(corrected)
 
 
-class ReusingDG(Reusing, RelativeDG):
+class ReusingDG(Reusing, DG):
     """DG, which needs no ratios for the rows of older policies."""
 
 

@@ -24,7 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_delight import DG, KondoDG, PolicyGradient, objectives
+from sb3_delight import DG, KondoDG, PolicyGradient
 from sb3_delight.actors import LocalActors
 from sb3_delight.baselines import PPO, ImportanceWeightedPG, ScaledPO
 from sb3_delight.frictions import ActorBug, Friction, MismatchedSampler, RareDiscovery, RewardCorruption
@@ -126,11 +126,10 @@ def measure_bug(model: PolicyGradient) -> Row:
     assert model.last_update is not None
     (bug,) = model.actors.frictions
     assert isinstance(bug, RememberedBug)
-    advantages, log_prob, weight = model.last_update
-    rows = bug.rows() & (log_prob < math.log(0.5))
-    surprisal = objectives.surprisal(log_prob, model.surprisal_clip)[rows]
+    advantages, surprisal, weight = model.last_update
+    rows = bug.rows() & (surprisal > math.log(2))
     push, advantage = (weight * advantages)[rows], advantages[rows]
-    values = (push.mean(), advantage.mean(), advantage.std(), surprisal.mean(), weight.mean())
+    values = (push.mean(), advantage.mean(), advantage.std(), surprisal[rows].mean(), weight.mean())
     return dict(zip(BUG_METRICS, map(float, values), strict=True))
 
 

@@ -37,16 +37,23 @@ def suggest_shared(trial: optuna.Trial, n_actions: int) -> None:
         trial.suggest_float("log_std_init", -2.0, 0.0)
 
 
-def suggest_dg(trial: optuna.Trial) -> None:
+def suggest_baseline(trial: optuna.Trial, n_actions: int) -> None:
+    """Narrow Gaussians have negative surprisal, see ``surprisal_baseline``; probabilities never have."""
+    if n_actions > 0:
+        trial.suggest_categorical("surprisal_baseline", ["none", "mode"])
+
+
+def suggest_dg(trial: optuna.Trial, n_actions: int) -> None:
     """Successes alone, or temperatures up to nearly the plain policy gradient, in reward x nats.
 
     The two are no neighbours: a low temperature is the noisiest, where 0 leaves no entropy bonus at all.
     """
     if trial.suggest_categorical("soft_gate", [False, True]):
         trial.suggest_float("temperature", 0.3, 100.0, log=True)
+    suggest_baseline(trial, n_actions)
 
 
-def suggest_kondo_dg(trial: optuna.Trial) -> None:
+def suggest_kondo_dg(trial: optuna.Trial, n_actions: int) -> None:
     """A rate or a price, with a hard or a soft gate."""
     if trial.suggest_categorical("gate", ["rate", "price"]) == "rate":
         # At least one row must be kept of the smallest rollout, 16 steps of one environment.
@@ -56,9 +63,10 @@ def suggest_kondo_dg(trial: optuna.Trial) -> None:
     if trial.suggest_categorical("soft_gate", [False, True]):
         trial.suggest_float("temperature", 0.1, 30.0, log=True)
     trial.suggest_categorical("critic_rate", [0.1, 0.25, 0.5, 1.0])
+    suggest_baseline(trial, n_actions)
 
 
-def suggest_iwpg(trial: optuna.Trial) -> None:
+def suggest_iwpg(trial: optuna.Trial, _: int) -> None:
     """The ratio is 1 in the first pass over a rollout, so its bound matters with several only."""
     trial.suggest_categorical("n_epochs", [1, 2, 4])
     trial.suggest_categorical("ratio_clip", [1.0, 2.0, 5.0])
@@ -91,7 +99,7 @@ def convert(params: dict[str, Any]) -> dict[str, Any]:
     return {**arguments, "policy_kwargs": policy_kwargs}
 
 
-def sampler(*suggest_own: Callable[[optuna.Trial], None]) -> Sampler:
+def sampler(*suggest_own: Callable[[optuna.Trial, int], None]) -> Sampler:
     """The shared search space and a method's own, as the function that RL-Zoo calls."""
 
     def sample(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +107,7 @@ def sampler(*suggest_own: Callable[[optuna.Trial], None]) -> Sampler:
 
         suggest_shared(trial, n_actions)
         for suggest in suggest_own:
-            suggest(trial)
+            suggest(trial, n_actions)
         arguments = convert(trial.params)
         for name in ("gamma", "gae_lambda", "n_steps"):  # shown next to what was sampled
             trial.set_user_attr(name, arguments[name])

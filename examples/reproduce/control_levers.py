@@ -1,0 +1,93 @@
+"""What might lift an on-policy method on MuJoCo: changes one at a time, for the policy gradient and for DG alike."""
+
+from dataclasses import replace
+from typing import Any
+
+import harness
+from control_tasks import LABELS, MUJOCO, Config
+from harness import Runs
+from matplotlib.figure import Figure
+
+TASKS = [replace(MUJOCO[env], updates=300_000, evaluations=3) for env in ("HalfCheetah-v5", "Hopper-v5")]
+LEVERS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "learning rate falls to 0": {"learning_rate": "lin_1e-3"},
+    "4 more passes of the critic": {"extra_critic_epochs": 4},
+    "gradients clipped apart": {"clip_apart": True},
+    "advantages centred": {"advantage_scaling": "standardize"},
+    "64 rows an update": {"n_steps": 8},
+    "1024 rows an update": {"n_steps": 128},
+    "4 minibatches of 64 rows": {"batch_size": 64},
+    "gSDE": {"use_sde": True},
+    "standard deviation 0.37": {"log_std_init": -1.0},
+    "standard deviation 0.14": {"log_std_init": -2.0},
+    "256 x 256 ReLU, standard deviation 0.14": {"width": 256, "relu": True, "log_std_init": -2.0},  # RL-Zoo's PPO
+    # stable-baselines3's PPO
+    "PPO's clip, 10 epochs": {
+        "clipped": True,
+        "n_steps": 256,
+        "batch_size": 64,
+        "n_epochs": 10,
+        "learning_rate": 3e-4,
+    },
+    "last 3 rollouts again, V-trace": {"reuse": 3},
+}
+#: of DG alone
+DG_LEVERS: dict[str, dict[str, Any]] = {
+    "temperature 0, successes alone": {"temperature": 0.0},
+    "temperature 1": {"temperature": 1.0},
+    "temperature 4": {"temperature": 4.0},
+    "temperature 30": {"temperature": 30.0},
+    "temperature falls from 30 to 0": {"temperature": "lin_30"},
+    "surprisal less entropy": {"reference": 1.0},
+    "less entropy, temperature 1": {"reference": 1.0, "temperature": 1.0},
+    "surprisal less the likeliest action's": {"reference": 0.0},
+    "less the likeliest's, temperature 1": {"reference": 0.0, "temperature": 1.0},
+    # Densities are above 1 there: their own surprisal is negative, and turns the gate round.
+    "less the likeliest's, deviation 0.14": {"reference": 0.0, "log_std_init": -2.0},
+    "less the likeliest's, deviation 0.14, temperature 0": {
+        "reference": 0.0,
+        "log_std_init": -2.0,
+        "temperature": 0.0,
+    },
+    "a gate per dimension": {"per_dimension": True},
+    "a gate per dimension, temperature 1": {"per_dimension": True, "temperature": 1.0},
+    "surprisal not clipped": {"surprisal_clip": None},
+    "implicit entropy bonus cancelled": {"ent_coef": -1 / 40},  # -mean(A^2) / (4 temperature)
+}
+CHANGES = {"pg": LEVERS, "dg": LEVERS | DG_LEVERS}
+NAMES = list(CHANGES["dg"])
+
+
+def arms(task: Config) -> dict[tuple[str, str], Config]:
+    """(lever, method) -> config."""
+    return {
+        (name, method): replace(task, method=method, **changes)
+        for method, levers in CHANGES.items()
+        for name, changes in levers.items()
+    }
+
+
+SWEEP = [config for task in TASKS for config in arms(task).values()]
+
+
+def draw(runs: Runs) -> Figure:
+    """A lever a line, an environment a panel, the mean of the seeds; dotted: as it is."""
+    figure, panels = harness.panels(len(TASKS), width=5.2, height=0.8 + 0.18 * len(NAMES))
+    for axes, task in zip(panels, TASKS, strict=True):
+        scores = {arm: runs.last(config, "deterministic") for arm, config in arms(task).items()}
+        for method, shift in (("pg", -0.15), ("dg", 0.15)):
+            label, colour, _ = LABELS[method]
+            found = {name: values for (name, m), values in scores.items() if m == method}
+            places = [NAMES.index(name) + shift for name in found]
+            harness.intervals(axes, places, list(found.values()), label, markersize=4, color=colour)
+            if found["as it is"].size:
+                axes.axvline(float(found["as it is"].mean()), color=colour, linestyle=":", linewidth=1)
+        axes.set_yticks(range(len(NAMES)), NAMES if axes is panels[0] else [""] * len(NAMES))
+        axes.set_ylim(len(NAMES) - 0.5, -0.5)
+        counts = [len(values) for values in scores.values()]
+        seeds = "-".join(map(str, sorted({min(counts), max(counts)})))
+        axes.set(title=f"{task.env}, {task.updates // 1000}k steps, {seeds} seeds")
+        axes.set(xlabel="return of 10 evaluation episodes")
+    harness.legend_below(figure, panels[0], 2)
+    return figure

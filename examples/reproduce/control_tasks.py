@@ -1,0 +1,75 @@
+"""What ``control.py`` runs: the fields of a run, the tasks, and how figures show the methods."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import harness
+
+from sb3_delight.envs.minatar import MinAtarCNN
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. Methods of other packages have settings of their own, see :func:`published`."""
+
+    env: str = "HalfCheetah-v5"
+    method: str = "dg"
+    updates: int = 1_000_000  # environment steps
+    evaluations: int = 20
+    n_envs: int = 8  # x n_steps = 256 rows an update, learning rate, temperature: those of temperature.py
+    n_steps: int = 32
+    batch_size: int | None = None
+    n_epochs: int = 1
+    extra_critic_epochs: int = 0
+    learning_rate: float | str = 1e-3
+    gamma: float = 0.99
+    ent_coef: float = 0.0
+    temperature: float | str = 10.0
+    surprisal_clip: float | None = 10.0
+    advantage_scaling: str = "scale"  # or "standardize", which also centres
+    normalize_env: bool = True  # VecNormalize
+    clipped: bool = False  # by PPO's ratio
+    reuse: int = 0  # rollouts
+    reference: float | None = None  # surprisal less that of an action so many standard deviations off the mean
+    per_dimension: bool = False  # surprisal and gate
+    clip_apart: bool = False  # the gradients of actor and critic, each to max_grad_norm
+    width: int = 64  # of two hidden layers
+    relu: bool = False
+    log_std_init: float = 0.0
+    use_sde: bool = False
+    cnn: bool = False  # SHARED_CNN
+
+
+SHARED_CNN: dict[str, Any] = {"features_extractor_class": MinAtarCNN, "net_arch": []}
+MUJOCO = {
+    task.env: task
+    for task in (
+        Config("HalfCheetah-v5"),
+        Config("Hopper-v5"),
+        Config("Walker2d-v5"),
+        Config("Ant-v5"),
+        Config("Swimmer-v5", gamma=0.9999),  # gamma: RL-Zoo's for PPO, here and below
+        Config("InvertedDoublePendulum-v5", gamma=0.98),
+        Config("Reacher-v5", gamma=0.9),
+    )
+}
+# As gates.py, which found them at one seed outside of its sweep.
+BREAKOUT = Config("MinAtar/Breakout-v1", updates=2_000_000, n_envs=32, n_steps=8, learning_rate=3e-3, cnn=True)
+MINATAR = {
+    env: replace(BREAKOUT, env=env, normalize_env=False)
+    for env in (f"MinAtar/{game}-v1" for game in ("Breakout", "SpaceInvaders", "Asterix", "Freeway"))
+}
+
+LABELS = {
+    "ppo": ("PPO, RL-Zoo", harness.COLOURS["ppo"], "-"),
+    "a2c": ("A2C, Tianshou", harness.COLOURS["half_pg"], "-"),
+    "trpo": ("TRPO, RL-Zoo", harness.COLOURS["pmpo"], "-"),
+    "pg": ("policy gradient", harness.COLOURS["pg"], "-"),
+    "pg_entropy": ("policy gradient, entropy bonus", harness.COLOURS["pg"], "--"),
+    "dg": ("DG", harness.COLOURS["dg"], "-"),
+    "kondo_price": ("Kondo, price 0", harness.COLOURS["kondo"], "-"),
+    "kondo_3": ("Kondo, rate .3", harness.COLOURS["kondo"], "--"),
+    "kondo_1": ("Kondo, rate .1", harness.COLOURS["kondo"], ":"),
+    "random_3": ("random rows, rate .3", harness.COLOURS["oracle"], "--"),
+    "random_1": ("random rows, rate .1", harness.COLOURS["oracle"], ":"),
+}
