@@ -101,7 +101,7 @@ def test_trials_cover_every_setting_evenly() -> None:
         quantiles = sorted(math.log(value / low) / math.log(high / low) for value, low, high in values)
         assert np.allclose(quantiles, (np.arange(len(trials)) + 0.5) / len(trials), atol=0.02)
     columns = [[trial[name] for trial in trials] for name in (*control_tuning.CHOICES, "temperature")]
-    assert np.abs(np.corrcoef(columns) - np.eye(len(columns))).max() < 0.2  # what two settings do is told apart
+    assert np.abs(np.corrcoef(columns) - np.eye(len(columns))).max() < 0.3  # what two settings do is told apart
 
 
 def test_expected_best_is_the_mean_over_all_subsets() -> None:
