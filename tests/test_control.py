@@ -104,6 +104,29 @@ def test_trials_cover_every_setting_evenly() -> None:
     assert np.abs(np.corrcoef(columns) - np.eye(len(columns))).max() < 0.3  # what two settings do is told apart
 
 
+def test_finalists_are_the_best_by_the_screening_seed_and_judged_by_others(tmp_path: Path) -> None:
+    def run(config: Config, seeds: list[int]) -> list[Row]:
+        """The return falls with the seed; on the first it is the number of the trial, but for one that lacks a task."""
+        low, high = REFERENCE_SCORES[config.env]
+        trial = next(i for i in range(6) if config in control_tuning.configs("dg", i))
+        return [{"seed": s, "step": config.updates, "deterministic": low + (trial - s) * (high - low)} for s in seeds]
+
+    sweep = [config for trial in range(6) for config in control_tuning.configs("dg", trial)][:-1]
+    experiment = dataclasses.replace(control.EXPERIMENT, sweep={"tuning": sweep}, run=run, summary={})
+    harness.main(experiment, ["--seeds", "3", "--workers", "1", "--output", str(tmp_path)])
+    runs = harness.Runs(tmp_path / "results" / "control.csv", sweep)
+    assert control_tuning.ranking(runs, "dg")[:5] == [4, 3, 2, 1, 0]
+    assert control_tuning.scores(runs, "dg", 3) == pytest.approx({0: 3, 1: 2, 2: 1}, abs=1e-3)
+    assert control_tuning.scores(runs, "dg", 5) == control_tuning.scores(runs, "pg", 0) == {}
+
+
+def test_the_finalists_named_are_those_of_the_results() -> None:
+    runs = harness.Runs(harness.HERE / "results" / "control.csv", control_tuning.SWEEP)
+    for method, trials in control_tuning.FINALISTS.items():
+        assert tuple(control_tuning.ranking(runs, method)[: len(trials)]) == trials
+        assert not np.isnan(control_tuning.screening(runs, method)).any()
+
+
 def test_expected_best_is_the_mean_over_all_subsets() -> None:
     values = np.array([3.0, -1.0, 7.0, 2.0])
     for k in range(1, 5):
@@ -254,7 +277,9 @@ def test_reuse_corrects_the_last_rollouts_and_trains_on_them_first(method: str) 
 # --- runs and figures -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("figure", "methods"), [("levers", 2), ("tuning", 3), ("Hopper-v5", 11), ("Breakout-v1", 11)])
+@pytest.mark.parametrize(
+    ("figure", "methods"), [("levers", 2), ("tuning", 3), ("finals", 3), ("Hopper-v5", 11), ("Breakout-v1", 11)]
+)
 def test_a_figure_runs_and_draws(figure: str, methods: int, tmp_path: Path) -> None:
     first = list({config.method: config for config in control.SWEEP[figure]}.values())
     assert len(first) == methods

@@ -61,6 +61,9 @@ def log_uniform(quantile: float, low: float, high: float) -> float:
 
 
 TUNING = draw_trials()
+SCREENING_SEED = 0  # by which the finalists are chosen; what they are worth, others say
+#: trials that were best by it, first the best: see `ranking`
+FINALISTS: dict[str, tuple[int, ...]] = {"pg": (), "pg_entropy": (), "dg": ()}
 
 
 def configs(method: str, trial: int) -> list[Config]:
@@ -70,38 +73,55 @@ def configs(method: str, trial: int) -> list[Config]:
 
 #: trial by trial, so that methods are comparable wherever a run was stopped
 SWEEP = [config for trial in range(TRIALS) for method in OWN for config in configs(method, trial)]
+FINALS = [config for method, trials in FINALISTS.items() for trial in trials for config in configs(method, trial)]
 
 
-def scores(runs: Runs, method: str) -> Array:
-    """Of each trial the normalised return, mean over tasks and the seeds that were run; NaN where a task was not."""
-    of_trials: Array = np.full((TRIALS, len(TASKS)), math.nan)
-    for trial in range(TRIALS):
-        for i, config in enumerate(configs(method, trial)):
-            if runs.seeds(config):
-                of_trials[trial, i] = np.mean(plots.normalize(runs.last(config, "deterministic"), config.env))
-    mean: Array = of_trials.mean(axis=1)
-    return mean
+def scores(runs: Runs, method: str, trial: int) -> dict[int, float]:
+    """Seed -> normalised return, mean over the tasks; of the seeds that were run on all of them."""
+    of_tasks = [(config.env, runs.last_by_seed(config, "deterministic")) for config in configs(method, trial)]
+    seeds = set.intersection(*(set(returns) for _, returns in of_tasks))
+    return {
+        seed: float(np.mean([plots.normalize(np.array(returns[seed]), env) for env, returns in of_tasks]))
+        for seed in sorted(seeds)
+    }
 
 
-def rate_band(trial: dict[str, Any]) -> str:
-    rate = float(str(trial["learning_rate"]).removeprefix("lin_"))
-    return "3e-4 or less" if rate <= 3e-4 else "1e-3 or more" if rate >= 1e-3 else "between"
+def screening(runs: Runs, method: str) -> Array:
+    """The score of each trial by the screening seed, ``[TRIALS]``; NaN where it was not run on all tasks."""
+    return np.array([scores(runs, method, trial).get(SCREENING_SEED, math.nan) for trial in range(TRIALS)])
 
 
-#: what a line of the second panel says of a trial
-SETTINGS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "learning rate": rate_band,
-    "learning rate falls": lambda trial: "yes" if isinstance(trial["learning_rate"], str) else "no",
-    "standard deviation": lambda trial: f"{math.exp(trial['log_std_init']):.2f}",
-    "minibatches": lambda trial: str(256 // trial["batch_size"]),
-    "passes": lambda trial: str(trial["n_epochs"]),
-    "more of the critic": lambda trial: str(trial["extra_critic_epochs"]),
+def ranking(runs: Runs, method: str) -> list[int]:
+    """Trials by the screening seed, first the best."""
+    order: list[int] = np.argsort(-screening(runs, method), kind="stable").tolist()  # NaN comes last
+    return order
+
+
+def rate(trial: dict[str, Any]) -> float:
+    return float(str(trial["learning_rate"]).removeprefix("lin_"))
+
+
+def chosen(name: str, choice: Any) -> Callable[[dict[str, Any]], bool]:
+    return lambda trial: bool(trial[name] == choice)
+
+
+#: the lines of the second panel, and which trials each is of
+SETTINGS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "learning rate below 3e-4": lambda trial: rate(trial) < 3e-4,
+    "3e-4 to 1e-3": lambda trial: 3e-4 <= rate(trial) < 1e-3,
+    "1e-3 and more": lambda trial: rate(trial) >= 1e-3,
+    "it stays": lambda trial: not isinstance(trial["learning_rate"], str),
+    "it falls to 0": lambda trial: isinstance(trial["learning_rate"], str),
+    **{f"standard deviation {math.exp(each):.2f}": chosen("log_std_init", each) for each in CHOICES["log_std_init"]},
+    **{f"minibatches of {each} rows": chosen("batch_size", each) for each in CHOICES["batch_size"]},
+    **{f"passes: {each}": chosen("n_epochs", each) for each in CHOICES["n_epochs"]},
+    **{f"more of the critic: {each}": chosen("extra_critic_epochs", each) for each in CHOICES["extra_critic_epochs"]},
 }
 
 
 def draw(runs: Runs) -> Figure:
     """Method against method, trial by trial; a setting's values; the best of a number of trials."""
-    found = {method: scores(runs, method) for method in OWN}
+    found = {method: screening(runs, method) for method in OWN}
     figure, (pairs, settings, best) = harness.panels(3, width=5.2, height=4.8)
     draw_pairs(pairs, found)
     draw_settings(settings, found)
@@ -130,20 +150,13 @@ def draw_pairs(axes: Axes, found: dict[str, Array]) -> None:
 
 def draw_settings(axes: Axes, found: dict[str, Array]) -> None:
     """Mean and interval over the trials that have a value in common, whatever else they have."""
-    lines: list[str] = []
-    for title, value_of in SETTINGS.items():
-        values = np.array([value_of(trial) for trial in TUNING["pg"]])
-        lines += [f"{title}: {value}" for value in dict.fromkeys(sorted(values))]
     for method, shift in (("pg", -0.15), ("dg", 0.15)):
-        samples = []
-        for line in lines:
-            title, value = line.split(": ")
-            held = np.array([SETTINGS[title](trial) == value for trial in TUNING[method]])
-            samples.append(found[method][held & ~np.isnan(found[method])])
-        places = [i + shift for i in range(len(lines))]
+        values, ran = found[method], ~np.isnan(found[method])
+        samples = [values[ran & np.array(list(map(holds, TUNING[method])))] for holds in SETTINGS.values()]
+        places = [i + shift for i in range(len(SETTINGS))]
         harness.intervals(axes, places, samples, LABELS[method][0], markersize=4, color=LABELS[method][1])
-    axes.set_yticks(range(len(lines)), lines)
-    axes.set_ylim(len(lines) - 0.5, -0.5)
+    axes.set_yticks(range(len(SETTINGS)), list(SETTINGS))
+    axes.set_ylim(len(SETTINGS) - 0.5, -0.5)
     axes.set(xlabel="normalised return", title="mean of the trials")
     harness.legend(axes)
 
@@ -153,3 +166,33 @@ def expected_best(values: Array) -> Array:
     n, ordered = len(values), np.sort(values)
     chances = [[math.comb(i, k - 1) / math.comb(n, k) for i in range(n)] for k in range(1, n + 1)]
     return np.array(chances, dtype=float).reshape(n, n) @ ordered
+
+
+def draw_finals(runs: Runs) -> Figure:
+    """The finalists by fresh seeds: mean over tasks, and its interval; a cross is what the screening seed said."""
+    figure, (axes,) = harness.panels(1, width=9.0, height=1.0 + 0.3 * sum(map(len, FINALISTS.values())))
+    lines: list[str] = []
+    for method, trials in FINALISTS.items():
+        name, colour, _ = LABELS[method]
+        found = [scores(runs, method, trial) for trial in trials]
+        fresh = [np.array([value for seed, value in each.items() if seed != SCREENING_SEED]) for each in found]
+        places = range(len(lines), len(lines) + len(trials))
+        harness.intervals(axes, places, fresh, markersize=5, color=colour)
+        axes.plot([each.get(SCREENING_SEED, math.nan) for each in found], places, "x", color=colour)
+        lines += [f"{name}: {in_short(TUNING[method][trial])}" for trial in trials]
+    axes.set_yticks(range(len(lines)), lines)
+    axes.set_ylim(len(lines) - 0.5, -0.5)
+    axes.set(
+        xlabel="normalised return, mean over tasks",
+        title="finalists by three fresh seeds (cross: by the screening seed)",
+    )
+    return figure
+
+
+def in_short(trial: dict[str, Any]) -> str:
+    """``lin_0.0006, std 0.14, 8 minibatches, 4 passes, temperature 3.4``"""
+    words = [f"{trial['learning_rate']}", f"std {math.exp(trial['log_std_init']):.2f}"]
+    words += [f"{256 // trial['batch_size']} minibatches"] * (trial["batch_size"] < 256)
+    words += [f"{trial['n_epochs']} passes"] * (trial["n_epochs"] > 1)
+    words += [f"{trial['extra_critic_epochs']} of the critic"] * (trial["extra_critic_epochs"] > 0)
+    return ", ".join(words + [f"{name} {trial[name]:g}" for name in ("ent_coef", "temperature") if name in trial])

@@ -207,6 +207,11 @@ class Runs:
         values = self.get(config, metric)[1]
         return values[:, -1] if values.size else np.zeros(0)
 
+    def last_by_seed(self, config: Any, metric: str) -> dict[int, float]:
+        """:return: seed -> the metric at the end of its run"""
+        runs = self._rows.get(run_name(config), {})
+        return {seed: float(rows[-1][metric] or "nan") for seed, rows in runs.items() if rows[-1]["left"] == "0"}
+
     def seeds(self, config: Any) -> set[int]:
         """Of which the CSV holds rows."""
         return set(self._rows.get(run_name(config), {}))
