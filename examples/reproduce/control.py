@@ -1,14 +1,16 @@
 """MuJoCo and MinAtar: DG and the Kondo gate beside PPO, A2C, TRPO and the plain policy gradient.
 
     python examples/reproduce/control.py --figure levers [--seeds 5] [--workers 2] [--plot-only]
+    python examples/reproduce/control.py --figure clip
     python examples/reproduce/control.py --figure tuning --seeds 1
     python examples/reproduce/control.py --figure finals --seeds 4
     python examples/reproduce/control.py --figure HalfCheetah-v5
 
-``levers``: what might lift an on-policy method, one change at a time (``control_levers.py``). ``tuning``, ``finals``:
-equal budgets on three tasks, from which one setting for all comes (``control_tuning.py``). Each environment has a
-figure: the plain policy gradient, DG and the gates with what else they have in common, beside methods of other packages
-with the best settings that their users publish. ``aggregate``: all environments of MuJoCo together.
+``levers``: what might lift an on-policy method, one change at a time; ``clip``: the gate under PPO's clip
+(``control_levers.py``). ``tuning``, ``finals``: equal budgets on three tasks, from which one setting for all comes
+(``control_tuning.py``). Each environment has a figure: the plain policy gradient, DG and the gates with what else they
+have in common, beside methods of other packages with the best settings that their users publish. ``aggregate``: all
+environments of MuJoCo together.
 """
 
 import functools
@@ -113,6 +115,7 @@ def arms(task: Config) -> list[Config]:
 
 SWEEP = {
     "levers": control_levers.SWEEP,
+    "clip": control_levers.CLIP_SWEEP,
     "tuning": control_tuning.SWEEP,
     "finals": control_tuning.FINALS,
     **{env.removeprefix("MinAtar/"): arms(task) for env, task in (MUJOCO | MINATAR).items()},
@@ -221,6 +224,7 @@ EXPERIMENT = harness.Experiment(
     figures={
         **dict.fromkeys(SWEEP, curves),
         "levers": control_levers.draw,
+        "clip": control_levers.draw_clip,
         "tuning": control_tuning.draw,
         "finals": control_tuning.draw_finals,
         "aggregate": aggregate,

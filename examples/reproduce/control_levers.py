@@ -1,5 +1,6 @@
 """What might lift an on-policy method on MuJoCo: changes one at a time, for the policy gradient and for DG alike."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -70,6 +71,35 @@ def arms(task: Config) -> dict[tuple[str, str], Config]:
 
 SWEEP = [config for task in TASKS for config in arms(task).values()]
 
+CLIP_TASKS = [*TASKS, replace(TASKS[0], env="Walker2d-v5")]
+#: what PPO's clip is given: stable-baselines3's settings for it, and a narrower policy
+CLIP: dict[str, Any] = {
+    "clipped": True,
+    "n_steps": 256,
+    "batch_size": 64,
+    "n_epochs": 10,
+    "learning_rate": 3e-4,
+    "log_std_init": -1.0,
+}
+#: The gate under PPO's clip, and what else might explain its effect: it halves the policy's share of the gradient, and
+#: adds an entropy bonus of about 1 / (4 temperature), which at half the weight counts double.
+UNDER_CLIP: dict[str, dict[str, Any]] = {
+    "PPO": {"method": "pg"},
+    "PPO, advantages centred": {"method": "pg", "advantage_scaling": "standardize"},
+    "PPO, half the weight": {"method": "dg", "temperature": math.inf},
+    "PPO, entropy bonus .01": {"method": "pg", "ent_coef": 0.01},
+    "PPO, entropy bonus .05": {"method": "pg", "ent_coef": 0.05},
+    "DG, temperature 10, clipped": {"method": "dg", "temperature": 10.0, "reference": 0.0},
+    "DG, temperature 3, clipped": {"method": "dg", "temperature": 3.0, "reference": 0.0},
+}
+
+
+def clip_arms(task: Config) -> dict[str, Config]:
+    return {name: replace(task, **CLIP, **changes) for name, changes in UNDER_CLIP.items()}
+
+
+CLIP_SWEEP = [config for task in CLIP_TASKS for config in clip_arms(task).values()]
+
 
 def draw(runs: Runs) -> Figure:
     """A lever a line, an environment a panel, the mean of the seeds; dotted: as it is."""
@@ -90,4 +120,18 @@ def draw(runs: Runs) -> Figure:
         axes.set(title=f"{task.env}, {task.updates // 1000}k steps, {seeds} seeds")
         axes.set(xlabel="return of 10 evaluation episodes")
     harness.legend_below(figure, panels[0], 2)
+    return figure
+
+
+def draw_clip(runs: Runs) -> Figure:
+    """An arm a line, an environment a panel."""
+    figure, panels = harness.panels(len(CLIP_TASKS), width=4.2, height=3.0)
+    names = list(UNDER_CLIP)
+    for axes, task in zip(panels, CLIP_TASKS, strict=True):
+        for place, (name, config) in enumerate(clip_arms(task).items()):
+            colour = LABELS["ppo" if name.startswith("PPO") else "dg"][1]
+            harness.intervals(axes, [place], [runs.last(config, "deterministic")], markersize=5, color=colour)
+        axes.set_yticks(range(len(names)), names if axes is panels[0] else [""] * len(names))
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="return of 10 evaluation episodes")
     return figure

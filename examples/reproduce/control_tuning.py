@@ -21,7 +21,7 @@ from scipy.stats.qmc import LatinHypercube
 from sb3_delight.zoo import plots
 
 #: One setting for all is sought: the other four tasks of MuJoCo are not looked at.
-TASKS = [*control_levers.TASKS, replace(control_levers.TASKS[0], env="Walker2d-v5")]
+TASKS = control_levers.CLIP_TASKS
 TRIALS = 18
 RATES = (1e-4, 3e-3)  # of learning
 CHOICES: dict[str, list[Any]] = {
