@@ -8,7 +8,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from sb3_delight import objectives
-from sb3_delight.arguments import as_schedule, number, require
+from sb3_delight.arguments import number, require
 from sb3_delight.buffers import Samples
 from sb3_delight.policy_gradient import PolicyGradient
 
@@ -38,6 +38,7 @@ class ImportanceWeightedPG(PolicyGradient):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
+        require(self.clip_range is None, "clip_range", self.clip_range, "None: the weight is a ratio already")
         require(
             self.ratio_clip is None or number(self.ratio_clip) > 0, "ratio_clip", self.ratio_clip, "positive, or None"
         )
@@ -67,21 +68,12 @@ class PPO(PolicyGradient):
         clip_range: float | str | Schedule = 0.2,
         **kwargs: Any,
     ) -> None:
-        self.clip_range = clip_range
         defaults = {"n_steps": 2048, "batch_size": 64, "n_epochs": 10, "advantage_scaling": "standardize"}
-        super().__init__(policy, env, learning_rate, **{**defaults, **kwargs})
+        super().__init__(policy, env, learning_rate, **{**defaults, **kwargs, "clip_range": clip_range})
 
     def _check_arguments(self) -> None:
+        require(self.clip_range is not None, "clip_range", None, "positive, as a number, a schedule or 'lin_x'")
         super()._check_arguments()
-        self.clip_range = as_schedule("clip_range", self.clip_range)
-        start = self.clip_range(1.0)
-        require(start > 0, "clip_range", start, "positive")
-
-    def _weight(self, log_prob: Tensor, batch: Samples) -> Tensor:
-        clip_range = self._current(self.clip_range)
-        weight = objectives.ppo_clip_weight(log_prob, batch.advantages, batch.old_log_prob, clip_range)
-        self.record("clip_fraction", (weight == 0).float().mean())
-        return weight
 
 
 class ScaledPO(PolicyGradient):

@@ -64,10 +64,13 @@ class PolicyGradient(OnPolicyAlgorithm):
     :param n_steps: steps of every environment per update; a rollout has ``n_steps * n_envs`` rows. Raise it for less
         noisy, less frequent updates.
     :param batch_size: rows of one gradient step; ``None``, or more than there are, is the whole rollout
-    :param n_epochs: passes over a rollout. Above 1 the data grows stale between gradient steps: PPO's clip is made for
-        that, the plain and the delightful weight are not (four passes made DG diverge), so leave it at 1 for those.
+    :param n_epochs: passes over a rollout. Above 1 the data grows stale between gradient steps, which the plain and the
+        delightful weight do not bear (four passes made DG diverge) without a ``clip_range``.
     :param extra_critic_epochs: further passes over a rollout for the critic alone, after those. A better critic makes
         less noisy advantages; a shared feature extractor, and so the policy, moves with it.
+    :param clip_range: PPO's clip on top of the method's weight: times the ratio of the learner's probability to the
+        behaviour's, and 0 once that has moved further than this in the advantage's favour. With it a rollout bears
+        several epochs of minibatches. A number, a schedule, or ``"lin_x"``; ``None``: neither ratio nor clip.
     :param gamma: discount
     :param gae_lambda: 1 is the Monte-Carlo advantage (more variance), 0 the one-step one (more bias)
     :param ent_coef: weight of the entropy bonus, a mean over the rows that the actor pays for. The delightful weight
@@ -116,6 +119,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         batch_size: int | None = None,
         n_epochs: int = 1,
         extra_critic_epochs: int = 0,
+        clip_range: float | str | Schedule | None = None,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
         ent_coef: float = 0.0,
@@ -166,6 +170,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         self.batch_size = batch_size
         self.n_epochs = n_epochs
         self.extra_critic_epochs = extra_critic_epochs
+        self.clip_range = clip_range
         self.advantage_scaling = advantage_scaling
         self.surprisal_clip = surprisal_clip
         self.surprisal_baseline = surprisal_baseline
@@ -201,6 +206,10 @@ class PolicyGradient(OnPolicyAlgorithm):
         require(0 <= schedule(1.0) < math.inf, "learning_rate", self.learning_rate, "finite and 0 or more")
         if not callable(self.learning_rate):  # stable-baselines3 takes no string, and no number of numpy's
             self.learning_rate = schedule if isinstance(self.learning_rate, str) else number(self.learning_rate)
+        if self.clip_range is not None:
+            self.clip_range = as_schedule("clip_range", self.clip_range)
+            start = self.clip_range(1.0)
+            require(start > 0, "clip_range", start, "positive, or None")
         batch = self.batch_size
         require(batch is None or is_whole(batch), "batch_size", batch, "a whole number, 1 or more, or None")
         for name in ("gamma", "gae_lambda"):
@@ -320,7 +329,7 @@ class PolicyGradient(OnPolicyAlgorithm):
                 every = rollout.advantages.index_select(0, rows.index)
             advantages = self._scale_advantages(every)[rows.actor]
             actor_batch = take_slice(batch, rows.actor)._replace(advantages=advantages)
-            weight = self._weight(log_prob.detach(), actor_batch)
+            weight = self._clip(self._weight(log_prob.detach(), actor_batch), log_prob.detach(), actor_batch)
             policy_loss = objectives.policy_gradient_loss(log_prob, advantages, weight, batch_size=rows.size)
             # No closed form (squashed gSDE): the sample mean of -log pi, as in stable-baselines3.
             mean_entropy = -log_prob.mean() if entropy is None else entropy.mean()
@@ -335,6 +344,15 @@ class PolicyGradient(OnPolicyAlgorithm):
         self._n_updates += 1
         self.actor_rows += rows.n_actor
         self.critic_rows += rows.n_critic
+
+    def _clip(self, weight: Tensor, log_prob: Tensor, batch: Samples) -> Tensor:
+        """The method's weight under PPO's clip, if there is one."""
+        if self.clip_range is None:
+            return weight
+        clip_range = self._current(self.clip_range)
+        clip = objectives.ppo_clip_weight(log_prob, batch.advantages, batch.old_log_prob, clip_range)
+        self.record("clip_fraction", (clip == 0).float().mean())
+        return weight * clip
 
     def _step_optimizer(self, loss: Tensor) -> None:
         for parameter in self._parameters:  # what zero_grad() does, less its hooks for profilers

@@ -21,7 +21,7 @@ import control_levers
 import control_tasks
 import control_tuning
 import harness
-from control_methods import ClippedDG, LessEntropyDG
+from control_methods import LessEntropyDG
 from control_tasks import Config
 from envs import MatchPoint
 from harness import Row
@@ -89,8 +89,9 @@ def test_under_the_clip_arms_differ_in_what_they_say() -> None:
         half = models["PPO, half the weight"]
         ratio = torch.tensor([1.0, 1.5, 1.5])
         batch: Any = type("Batch", (), {"advantages": torch.tensor([1.0, 1.0, -1.0]), "old_log_prob": torch.zeros(3)})
-        torch.testing.assert_close(half._weight(ratio.log(), batch), torch.tensor([0.5, 0.0, 0.75]))
-        torch.testing.assert_close(models["PPO"]._weight(ratio.log(), batch), torch.tensor([1.0, 0.0, 1.5]))
+        for model, expected in ((half, [0.5, 0.0, 0.75]), (models["PPO"], [1.0, 0.0, 1.5])):
+            weight = model._clip(model._weight(ratio.log(), batch), ratio.log(), batch)
+            torch.testing.assert_close(weight, torch.tensor(expected))
 
 
 def test_every_method_is_tuned_in_the_same_trials() -> None:
@@ -189,23 +190,6 @@ def test_methods_are_what_their_labels_say() -> None:
         assert model.gate_rate == rate
         assert model.priority == ("random" if "random" in method else "delight")
     assert made["pg_entropy"].ent_coef > made["pg"].ent_coef == 0
-
-
-@pytest.mark.parametrize("reference", [None, 0.0])
-def test_the_clip_and_the_gate_weigh_together(reference: float | None) -> None:
-    config = dataclasses.replace(CARTPOLE, clipped=True, temperature=2.0, reference=reference)
-    model = control.make_model(config, make_vec_env("Pendulum-v1", 4), 0)
-    assert isinstance(model, ClippedDG)
-    model.learn(128)
-    rollout = flat_rollout(model.rollout_buffer)
-    shifted = rollout.old_log_prob + torch.tensor([0.5, -0.5]).repeat(64)  # past the clip of .2, up and down
-    weight = model._weight(shifted, rollout)
-    likeliest = 0.0 if reference is None else -(model.policy.log_std.sum().item() + math.log(2 * math.pi) / 2)
-    gate = torch.sigmoid(rollout.advantages * (likeliest - shifted) / 2.0)
-    clipped = objectives.ppo_clip_weight(shifted, rollout.advantages, rollout.old_log_prob, 0.2)
-    torch.testing.assert_close(weight, gate * clipped)
-    assert (weight == 0).any()
-    assert (weight > 0).any()
 
 
 def test_surprisal_less_entropy_does_not_depend_on_the_units_of_actions() -> None:

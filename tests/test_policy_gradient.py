@@ -87,6 +87,10 @@ def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
         (KondoDG, "additive_alpha", 2.0),
         (ImportanceWeightedPG, "ratio_clip", 0.0),
         (PPO, "clip_range", 0.0),
+        (PPO, "clip_range", None),
+        (DG, "clip_range", -0.2),
+        (DG, "clip_range", "tight"),
+        (ImportanceWeightedPG, "clip_range", 0.2),
         (ScaledPO, "negative_scale", -0.1),
         (ScaledPO, "negative_scale", float("nan")),
     ],
@@ -131,6 +135,7 @@ def test_load_checks_its_arguments_too(tmp_path: Path) -> None:
     [
         (PPO, {"clip_range": "lin_0.2", "learning_rate": "lin_1e-3", "batch_size": 16}),
         (PPO, {"clip_range": lambda progress: 0.2 * progress, "batch_size": 16}),
+        (DG, {"clip_range": "lin_0.2", "n_epochs": 2, "batch_size": 16}),
         (DG, {"temperature": lambda progress: 10 * progress, "learning_rate": lambda progress: 1e-3 * progress}),
         (KondoDG, {"temperature": lambda progress: progress, "gate_rate": 0.5}),
     ],

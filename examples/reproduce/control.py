@@ -25,7 +25,7 @@ import harness
 import numpy as np
 import training
 import yaml
-from control_methods import ClippedDG, LessEntropyDG, PerDimensionDG, ReusingDG, ReusingPG, clip_apart
+from control_methods import LessEntropyDG, PerDimensionDG, ReusingDG, ReusingPG, clip_apart
 from control_tasks import LABELS, MINATAR, MUJOCO, SHARED_CNN, Config
 from harness import Row, Runs
 from matplotlib.figure import Figure
@@ -38,7 +38,6 @@ from torch import nn
 
 from sb3_delight import DG, KondoDG, PolicyGradient
 from sb3_delight.arguments import as_schedule
-from sb3_delight.baselines import PPO as ClippedPG
 from sb3_delight.zoo import plots
 
 ZOO_CONFIGS = Path(__file__).parents[2] / "zoo_configs"
@@ -53,7 +52,6 @@ OURS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
     "random_1": (KondoDG, {"gate_rate": 0.1, "priority": "random"}),
     "random_3": (KondoDG, {"gate_rate": 0.3, "priority": "random"}),
 }
-CLIPPED: dict[str, type[PolicyGradient]] = {"pg": ClippedPG, "dg": ClippedDG}
 REUSING: dict[str, type[PolicyGradient]] = {"pg": ReusingPG, "dg": ReusingDG}
 OTHERS: dict[str, type[OnPolicyAlgorithm]] = {"ppo": PPO, "a2c": A2C, "trpo": TRPO}
 # Of Tianshou's MuJoCo benchmark: RL-Zoo leaves A2C at stable-baselines3's defaults, a weak control.
@@ -132,7 +130,7 @@ def make_model(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
     if config.reference == 1:
         cls = LessEntropyDG
     if config.clipped:
-        cls = CLIPPED[config.method]
+        own = {**own, "clip_range": 0.2}
     if config.reuse:
         cls, own = REUSING[config.method], {**own, "reuse": config.reuse}
     if config.per_dimension:

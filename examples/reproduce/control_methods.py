@@ -1,5 +1,5 @@
-"""What the levers of ``control.py`` need beyond the package: the gate under PPO's clip, surprisal less entropy, a gate
-per dimension, rollouts used again, gradients clipped apart.
+"""What the levers of ``control.py`` need beyond the package: surprisal less entropy, a gate per dimension, rollouts
+used again, gradients clipped apart.
 """
 
 from collections import deque
@@ -12,8 +12,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from torch import nn
 
-from sb3_delight import DG, PolicyGradient, objectives
-from sb3_delight.baselines import PPO as ClippedPG
+from sb3_delight import DG, PolicyGradient
 from sb3_delight.baselines import ImportanceWeightedPG
 from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout
 from sb3_delight.returns import vtrace
@@ -24,19 +23,6 @@ class LessEntropyDG(DG):
 
     def _weight(self, log_prob: torch.Tensor, batch: Samples) -> torch.Tensor:
         return super()._weight(log_prob + get_action_dim(self.action_space) / 2, batch)
-
-
-class ClippedDG(ClippedPG):
-    """PPO's clip under DG's gate: several epochs over a rollout, which the gate alone does not bear."""
-
-    def __init__(self, *arguments: Any, temperature: float, **kwargs: Any) -> None:
-        self.temperature = temperature
-        super().__init__(*arguments, **kwargs)
-
-    def _weight(self, log_prob: torch.Tensor, batch: Samples) -> torch.Tensor:
-        compared = self._less_baseline(log_prob)
-        gate = objectives.dg_weight(compared, batch.advantages, self.temperature, self.surprisal_clip)
-        return gate * super()._weight(log_prob, batch)
 
 
 class FactoredGaussian(DiagGaussianDistribution):
