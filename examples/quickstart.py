@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -23,8 +24,17 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_delight import DG
 
 N_ENVS = 8
-# Continuous actions have a surprisal of several nats each, so delight is large: temperature 10 keeps the gate soft.
-SETTINGS: dict[str, Any] = {"n_steps": 32, "gamma": 0.98, "temperature": 10.0, "learning_rate": 7e-4}
+# The gate on top of PPO's clip, with stable-baselines3's settings for that: examples/reproduce/control.py --figure clip
+SETTINGS: dict[str, Any] = {
+    "n_steps": 256,
+    "batch_size": 64,
+    "n_epochs": 10,
+    "clip_range": 0.2,
+    "learning_rate": 3e-4,
+    "temperature": 10.0,
+}
+# A policy of less noise, whose densities would be above 1, hence their surprisal negative, without a baseline.
+CONTINUOUS: dict[str, Any] = {"policy_kwargs": {"log_std_init": -1.0}, "surprisal_baseline": "mode"}
 
 
 class EpisodeReturns(BaseCallback):
@@ -95,7 +105,8 @@ def main() -> None:
     torch.set_num_threads(1)  # small networks: more threads make it several times slower
 
     env = VecNormalize(make_vec_env(arguments.env, N_ENVS, seed=arguments.seed))
-    model = DG("MlpPolicy", env, seed=arguments.seed, device="cpu", tensorboard_log=str(output), **SETTINGS)
+    settings = SETTINGS | (CONTINUOUS if isinstance(env.action_space, spaces.Box) else {})
+    model = DG("MlpPolicy", env, seed=arguments.seed, device="cpu", tensorboard_log=str(output), **settings)
     print("Evaluating random actions and the untrained policy ...")
     random, untrained = random_return(arguments.env), evaluate(arguments.env, model, env)
 
