@@ -81,8 +81,8 @@ CLIP: dict[str, Any] = {
     "learning_rate": 3e-4,
     "log_std_init": -1.0,
 }
-#: The gate under PPO's clip, and what else might explain its effect: it halves the policy's share of the gradient, and
-#: adds an entropy bonus of about 1 / (4 temperature), which at half the weight counts double.
+#: The gate under PPO's clip; what else might explain its effect, as it halves the policy's share of the gradient, and
+#: adds an entropy bonus of about 1 / (4 temperature), which at half the weight counts double; and the gate without it.
 UNDER_CLIP: dict[str, dict[str, Any]] = {
     "PPO": {"method": "pg"},
     "PPO, advantages centred": {"method": "pg", "advantage_scaling": "standardize"},
@@ -91,11 +91,14 @@ UNDER_CLIP: dict[str, dict[str, Any]] = {
     "PPO, entropy bonus .05": {"method": "pg", "ent_coef": 0.05},
     "DG, temperature 10, clipped": {"method": "dg", "temperature": 10.0, "reference": 0.0},
     "DG, temperature 3, clipped": {"method": "dg", "temperature": 3.0, "reference": 0.0},
+    "policy gradient, no clip": {"method": "pg", "clipped": False},
+    "DG, temperature 10, no clip": {"method": "dg", "temperature": 10.0, "reference": 0.0, "clipped": False},
+    "DG, temperature 1, no clip": {"method": "dg", "temperature": 1.0, "reference": 0.0, "clipped": False},
 }
 
 
 def clip_arms(task: Config) -> dict[str, Config]:
-    return {name: replace(task, **CLIP, **changes) for name, changes in UNDER_CLIP.items()}
+    return {name: replace(task, **(CLIP | changes)) for name, changes in UNDER_CLIP.items()}
 
 
 CLIP_SWEEP = [config for task in CLIP_TASKS for config in clip_arms(task).values()]
@@ -129,7 +132,7 @@ def draw_clip(runs: Runs) -> Figure:
     names = list(UNDER_CLIP)
     for axes, task in zip(panels, CLIP_TASKS, strict=True):
         for place, (name, config) in enumerate(clip_arms(task).items()):
-            colour = LABELS["ppo" if name.startswith("PPO") else "dg"][1]
+            colour = LABELS["ppo" if name.startswith("PPO") else config.method][1]
             harness.intervals(axes, [place], [runs.last(config, "deterministic")], markersize=5, color=colour)
         axes.set_yticks(range(len(names)), names if axes is panels[0] else [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)

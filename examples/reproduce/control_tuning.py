@@ -24,12 +24,12 @@ from sb3_delight.zoo import plots
 TASKS = control_levers.CLIP_TASKS
 TRIALS = 18
 RATES = (1e-4, 3e-3)  # of learning
-CHOICES: dict[str, list[Any]] = {
-    "log_std_init": [0.0, -1.0, -2.0],
-    "batch_size": [256, 64, 32],  # of 256 rows
-    "n_epochs": [1, 4],
-    "extra_critic_epochs": [0, 4],
-}
+CHOICES: list[list[dict[str, Any]]] = [
+    [{"log_std_init": 0.0}, {"log_std_init": -1.0}, {"log_std_init": -2.0}],
+    [{"batch_size": 256}, {"batch_size": 64}, {"batch_size": 32}],
+    [{}, {"clipped": True, "n_steps": 256, "n_epochs": 10}],  # one pass, or those that PPO's clip allows
+    [{"extra_critic_epochs": 0}, {"extra_critic_epochs": 4}],
+]
 #: (name, lowest, highest) of what a method has beyond these: drawn as the learning rate is
 OWN: dict[str, tuple[str, float, float] | None] = {
     "pg": None,
@@ -40,16 +40,15 @@ OWN: dict[str, tuple[str, float, float] | None] = {
 
 def draw_trials() -> dict[str, list[dict[str, Any]]]:
     """Method -> settings of every trial: a Latin hypercube, in which each value of a setting comes equally often."""
-    names = ("learning_rate", "falls", *CHOICES, "own")
-    cube = LatinHypercube(len(names), scramble=False, optimization="random-cd", rng=0)
+    cube = LatinHypercube(len(CHOICES) + 3, scramble=False, optimization="random-cd", rng=0)
     trials: dict[str, list[dict[str, Any]]] = {method: [] for method in OWN}
-    for quantiles in cube.random(TRIALS):
-        drawn = dict(zip(names, quantiles.tolist(), strict=True))
-        rate = log_uniform(drawn["learning_rate"], *RATES)
-        shared = {"learning_rate": f"lin_{rate:g}" if drawn["falls"] < 0.5 else rate}
-        shared |= {name: choices[int(drawn[name] * len(choices))] for name, choices in CHOICES.items()}
+    for of_rate, of_schedule, *of_choices, of_own in cube.random(TRIALS).tolist():
+        rate = log_uniform(of_rate, *RATES)
+        shared: dict[str, Any] = {"learning_rate": f"lin_{rate:g}" if of_schedule < 0.5 else rate}
+        for choices, quantile in zip(CHOICES, of_choices, strict=True):
+            shared |= choices[int(quantile * len(choices))]
         for method, bounds in OWN.items():
-            own = {bounds[0]: log_uniform(drawn["own"], *bounds[1:])} if bounds else {}
+            own = {bounds[0]: log_uniform(of_own, *bounds[1:])} if bounds else {}
             if method == "dg":
                 own["reference"] = 0.0  # or narrow policies turn the gate round
             trials[method].append(shared | own)
@@ -101,8 +100,8 @@ def rate(trial: dict[str, Any]) -> float:
     return float(str(trial["learning_rate"]).removeprefix("lin_"))
 
 
-def chosen(name: str, choice: Any) -> Callable[[dict[str, Any]], bool]:
-    return lambda trial: bool(trial[name] == choice)
+def chosen(changes: dict[str, Any]) -> Callable[[dict[str, Any]], bool]:
+    return lambda trial: changes.items() <= trial.items()
 
 
 #: the lines of the second panel, and which trials each is of
@@ -112,10 +111,11 @@ SETTINGS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "1e-3 and more": lambda trial: rate(trial) >= 1e-3,
     "it stays": lambda trial: not isinstance(trial["learning_rate"], str),
     "it falls to 0": lambda trial: isinstance(trial["learning_rate"], str),
-    **{f"standard deviation {math.exp(each):.2f}": chosen("log_std_init", each) for each in CHOICES["log_std_init"]},
-    **{f"minibatches of {each} rows": chosen("batch_size", each) for each in CHOICES["batch_size"]},
-    **{f"passes: {each}": chosen("n_epochs", each) for each in CHOICES["n_epochs"]},
-    **{f"more of the critic: {each}": chosen("extra_critic_epochs", each) for each in CHOICES["extra_critic_epochs"]},
+    **{f"standard deviation {math.exp(each['log_std_init']):.2f}": chosen(each) for each in CHOICES[0]},
+    **{f"minibatches of {each['batch_size']} rows": chosen(each) for each in CHOICES[1]},
+    "256 rows, one pass": lambda trial: "clipped" not in trial,
+    "2048 rows, PPO's clip, 10 passes": lambda trial: "clipped" in trial,
+    **{f"more passes of the critic: {each['extra_critic_epochs']}": chosen(each) for each in CHOICES[3]},
 }
 
 
@@ -190,9 +190,8 @@ def draw_finals(runs: Runs) -> Figure:
 
 
 def in_short(trial: dict[str, Any]) -> str:
-    """``lin_0.0006, std 0.14, 8 minibatches, 4 passes, temperature 3.4``"""
+    """``lin_0.0006, std 0.14, minibatches of 32, 10 passes, temperature 3.4``"""
     words = [f"{trial['learning_rate']}", f"std {math.exp(trial['log_std_init']):.2f}"]
-    words += [f"{256 // trial['batch_size']} minibatches"] * (trial["batch_size"] < 256)
-    words += [f"{trial['n_epochs']} passes"] * (trial["n_epochs"] > 1)
-    words += [f"{trial['extra_critic_epochs']} of the critic"] * (trial["extra_critic_epochs"] > 0)
+    words += [f"minibatches of {trial['batch_size']}", "10 passes" if "clipped" in trial else "1 pass"]
+    words += [f"{trial['extra_critic_epochs']} more of the critic"] * (trial["extra_critic_epochs"] > 0)
     return ", ".join(words + [f"{name} {trial[name]:g}" for name in ("ent_coef", "temperature") if name in trial])
