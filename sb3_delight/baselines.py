@@ -72,7 +72,7 @@ class PPO(PolicyGradient):
         super().__init__(policy, env, learning_rate, **{**defaults, **kwargs, "clip_range": clip_range})
 
     def _check_arguments(self) -> None:
-        require(self.clip_range is not None, "clip_range", None, "positive, as a number, a schedule or 'lin_x'")
+        require(self.clip_range is not None, "clip_range", None, "0 or more, as a number, a schedule or 'lin_x'")
         super()._check_arguments()
 
 

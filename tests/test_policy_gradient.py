@@ -86,7 +86,7 @@ def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
         (KondoDG, "screen", "glance"),
         (KondoDG, "additive_alpha", 2.0),
         (ImportanceWeightedPG, "ratio_clip", 0.0),
-        (PPO, "clip_range", 0.0),
+        (PPO, "clip_range", float("nan")),
         (PPO, "clip_range", None),
         (DG, "clip_range", -0.2),
         (DG, "clip_range", "tight"),
