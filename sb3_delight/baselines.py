@@ -38,7 +38,8 @@ class ImportanceWeightedPG(PolicyGradient):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        require(self.clip_range is None, "clip_range", self.clip_range, "None: the weight is a ratio already")
+        unclipped = self.clip_range is None or self._current(self.clip_range) == 0  # 0: see PolicyGradient
+        require(unclipped, "clip_range", self.clip_range, "None: the weight is a ratio already")
         require(
             self.ratio_clip is None or number(self.ratio_clip) > 0, "ratio_clip", self.ratio_clip, "positive, or None"
         )

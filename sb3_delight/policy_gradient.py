@@ -209,7 +209,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         if self.clip_range is not None:
             self.clip_range = as_schedule("clip_range", self.clip_range)
             start = self.clip_range(1.0)
-            require(start >= 0, "clip_range", start, "0 or more, or None")  # 0: RL-Zoo's enjoy loads any model so
+            require(start >= 0, "clip_range", start, "0 or more, or None")  # 0: as RL-Zoo's enjoy loads every model
         batch = self.batch_size
         require(batch is None or is_whole(batch), "batch_size", batch, "a whole number, 1 or more, or None")
         for name in ("gamma", "gae_lambda"):

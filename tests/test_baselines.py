@@ -1,10 +1,13 @@
 """The other methods: what each does to stale rows."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from sb3_delight import DG, KondoDG
 from sb3_delight.baselines import PPO, ImportanceWeightedPG, ScaledPO
 from sb3_delight.policy_gradient import PolicyGradient
 
@@ -43,6 +46,13 @@ def test_ppo_is_the_policy_gradient_with_a_clip() -> None:
     one, other, third = ([p.detach() for p in model.policy.parameters()] for model in (*models, unclipped))
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(one, third, strict=True))
+
+
+@pytest.mark.parametrize("cls", [PolicyGradient, DG, KondoDG, ImportanceWeightedPG, PPO])
+def test_models_load_as_rl_zoos_enjoy_loads_them(cls: type[PolicyGradient], tmp_path: Path) -> None:
+    cls("MlpPolicy", "CartPole-v1", device="cpu", n_steps=64).save(tmp_path / "model")
+    nothing = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
+    cls.load(tmp_path / "model", device="cpu", custom_objects=nothing).predict(np.zeros(4))
 
 
 def test_ppo_follows_the_schedule_of_its_clip_range() -> None:
