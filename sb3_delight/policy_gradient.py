@@ -256,6 +256,10 @@ class PolicyGradient(OnPolicyAlgorithm):
             return log_prob
         return log_prob - objectives.gaussian_mode_log_prob(self.policy.log_std)
 
+    def _surprisal(self, rollout: Samples) -> Tensor:
+        """As a gate counts it, by the log-probabilities of the rollout, ``[B]``."""
+        return objectives.surprisal(self._less_baseline(rollout.old_log_prob), self.surprisal_clip)
+
     def _current(self, schedule: Any) -> float:
         """Value of a schedule, or of a number that took its place since, at the remaining progress."""
         return float(schedule(self._current_progress_remaining) if callable(schedule) else schedule)
@@ -389,7 +393,7 @@ class PolicyGradient(OnPolicyAlgorithm):
 
         :raises ValueError: if the rollout or a gradient was not finite
         """
-        surprisal = objectives.surprisal(self._less_baseline(rollout.old_log_prob), self.surprisal_clip)
+        surprisal = self._surprisal(rollout)
         delight = rollout.advantages * surprisal
         self.record("surprisal_mean", surprisal.mean())
         self.record("delight_mean", delight.mean())
@@ -464,8 +468,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         weight = self._weight(rollout.old_log_prob, rollout)
         if kept is not None:
             weight = torch.zeros_like(weight).index_copy(0, kept, weight[kept])
-        surprisal = objectives.surprisal(self._less_baseline(rollout.old_log_prob), self.surprisal_clip)
-        return rollout.advantages, surprisal, weight
+        return rollout.advantages, self._surprisal(rollout), weight
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_metrics", "_parameters", "_last_update", "_intake", "actors"]

@@ -116,8 +116,7 @@ def draw(runs: Runs) -> Figure:
             harness.intervals(axes, places, list(found.values()), label, markersize=4, color=colour)
             if found["as it is"].size:
                 axes.axvline(float(found["as it is"].mean()), color=colour, linestyle=":", linewidth=1)
-        axes.set_yticks(range(len(NAMES)), NAMES if axes is panels[0] else [""] * len(NAMES))
-        axes.set_ylim(len(NAMES) - 0.5, -0.5)
+        harness.line_each(axes, NAMES, named=axes is panels[0])
         counts = [len(values) for values in scores.values()]
         seeds = "-".join(map(str, sorted({min(counts), max(counts)})))
         axes.set(title=f"{task.env}, {task.updates // 1000}k steps, {seeds} seeds")
@@ -129,12 +128,10 @@ def draw(runs: Runs) -> Figure:
 def draw_clip(runs: Runs) -> Figure:
     """An arm a line, an environment a panel."""
     figure, panels = harness.panels(len(CLIP_TASKS), width=4.2, height=3.0)
-    names = list(UNDER_CLIP)
     for axes, task in zip(panels, CLIP_TASKS, strict=True):
         for place, (name, config) in enumerate(clip_arms(task).items()):
             colour = LABELS["ppo" if name.startswith("PPO") else config.method][1]
             harness.intervals(axes, [place], [runs.last(config, "deterministic")], markersize=5, color=colour)
-        axes.set_yticks(range(len(names)), names if axes is panels[0] else [""] * len(names))
-        axes.set_ylim(len(names) - 0.5, -0.5)
+        harness.line_each(axes, list(UNDER_CLIP), named=axes is panels[0])
         axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="return of 10 evaluation episodes")
     return figure

@@ -155,8 +155,7 @@ def draw_settings(axes: Axes, found: dict[str, Array]) -> None:
         samples = [values[ran & np.array(list(map(holds, TUNING[method])))] for holds in SETTINGS.values()]
         places = [i + shift for i in range(len(SETTINGS))]
         harness.intervals(axes, places, samples, LABELS[method][0], markersize=4, color=LABELS[method][1])
-    axes.set_yticks(range(len(SETTINGS)), list(SETTINGS))
-    axes.set_ylim(len(SETTINGS) - 0.5, -0.5)
+    harness.line_each(axes, list(SETTINGS))
     axes.set(xlabel="normalised return", title="mean of the trials")
     harness.legend(axes)
 
@@ -180,8 +179,7 @@ def draw_finals(runs: Runs) -> Figure:
         harness.intervals(axes, places, fresh, markersize=5, color=colour)
         axes.plot([each.get(SCREENING_SEED, math.nan) for each in found], places, "x", color=colour)
         lines += [f"{name}: {in_short(TUNING[method][trial])}" for trial in trials]
-    axes.set_yticks(range(len(lines)), lines)
-    axes.set_ylim(len(lines) - 0.5, -0.5)
+    harness.line_each(axes, lines)
     axes.set(
         xlabel="normalised return, mean over tasks",
         title="finalists by three fresh seeds (cross: by the screening seed)",

@@ -159,9 +159,8 @@ def final(runs: Runs) -> Figure:
         for metric, shift in (("sampled", -0.13), ("deterministic", 0.13)):
             places, samples = np.arange(len(mine)) + shift, [runs.last(config, metric) for config in mine]
             harness.intervals(axes, places, samples, metric, markersize=4, color=harness.COLOURS[metric])
-        axes.set_yticks(range(len(mine)), [label(config) if axes is panels[0] else "" for config in mine])
+        harness.line_each(axes, [label(config) for config in mine], named=axes is panels[0])
         axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="return")
-        axes.set_ylim(max(len(mine), 1) - 0.5, -0.5)
     harness.legend_below(figure, panels[0], 2)
     return figure
 

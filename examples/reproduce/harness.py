@@ -328,6 +328,12 @@ def estimates(places: Iterable[float], samples: Sequence[Array]) -> Array:
     return np.array(done, dtype=float).reshape(-1, 4).T
 
 
+def line_each(axes: Axes, names: Sequence[str], named: bool = True) -> None:
+    """Along y a line for each name, the first on top; unnamed where a panel to the left names them."""
+    axes.set_yticks(range(len(names)), names if named else [""] * len(names))
+    axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
+
+
 def legend(axes: Axes, **options: Any) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(**options)
