@@ -231,24 +231,29 @@ def check_every_block_of_every_configuration_builds() -> None:
 def check_what_is_sampled_is_what_a_trial_id_trains() -> None:
     import optuna
     from rl_zoo3 import ALGOS
-    from rl_zoo3.exp_manager import ExperimentManager
 
+    from sb3_delight.zoo.manager import ZooManager
     from sb3_delight.zoo.samplers import CONVERTERS, SAMPLERS
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     temperatures = []
+    passes: dict[str, set[tuple[bool, bool]]] = {algo: set() for algo in SAMPLERS}  # (clipped, several)
     baselines: dict[bool, set[str]] = {False: set(), True: set()}  # by whether a sweep should try both
     for algo, sample in SAMPLERS.items():
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         for env_id, n_actions in [("CartPole-v1", 0), ("Pendulum-v1", 1)] * 8:
             trial = study.ask()
             sampled = sample(trial, n_actions, 1, {})
-            converted = ExperimentManager._preprocess_schedules(CONVERTERS[algo](trial.params))
+            converted = ZooManager._preprocess_schedules(CONVERTERS[algo](trial.params))
             assert repr(sampled) == repr(converted)
             assert ("log_std_init" in sampled["policy_kwargs"]) == (n_actions > 0)
             model: Any = ALGOS[algo]("MlpPolicy", env_id, **sampled)
+            assert (model.ent_coef > 0) == (algo in ("pg", "iwpg"))
+            passes[algo].add((model.clip_range is not None, model.n_epochs > 1))
             temperatures += [model.temperature(1.0)] if algo == "dg" else []
             baselines[algo in ("dg", "kondo_dg") and n_actions > 0].add(model.surprisal_baseline)
+    assert passes.pop("iwpg") == {(False, False), (False, True)}
+    assert all(each == {(False, False), (True, True)} for each in passes.values())
     assert 0.0 in temperatures
     assert 0.3 <= max(temperatures) <= 100
     assert baselines == {False: {"none"}, True: {"none", "mode"}}

@@ -71,7 +71,8 @@ class ZooManager(ExperimentManager):
     - a trial's VecNormalize discounts by the trial's gamma, so that ``--trial-id`` trains what was scored;
     - ``--trial-id`` trains with what else the sweep was given (``-params``, ``--env-kwargs``), unless given again;
       ``--trial-id 0`` is a trial, and a trial that does not exist is an error;
-    - a sweep, or a command that cannot work, leaves no empty run behind, which ``enjoy`` would take for the latest.
+    - a sweep, or a command that cannot work, leaves no empty run behind, which ``enjoy`` would take for the latest;
+    - ``clip_range: null`` is no clip.
     """
 
     started: ClassVar[bool] = False  #: whether training began: errors before that are the user's to read
@@ -101,6 +102,11 @@ class ZooManager(ExperimentManager):
                 setattr(self, name, {**(setting.get(name) or {}), **getattr(self, name)})
             self.trial_id = None  # done; RL-Zoo's own reading takes trial 0 for none
         return super().read_hyperparameters()
+
+    @staticmethod
+    def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
+        unclipped = {"clip_range": hyperparams.pop("clip_range")} if hyperparams.get("clip_range", 0) is None else {}
+        return {**ExperimentManager._preprocess_schedules(hyperparams), **unclipped}
 
     def setup_experiment(self) -> tuple[Any, dict[str, Any]] | None:
         """As in RL-Zoo."""

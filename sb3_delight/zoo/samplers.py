@@ -26,6 +26,7 @@ def suggest_shared(trial: optuna.Trial, n_actions: int) -> None:
     trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
     trial.suggest_categorical("lr_schedule", ["constant", "linear"])
     trial.suggest_int("n_steps_pow", 4, 8)
+    trial.suggest_categorical("batch_size", [64, 256, None])
     trial.suggest_float("one_minus_gamma", 0.001, 0.1, log=True)
     trial.suggest_float("one_minus_gae_lambda", 0.005, 0.2, log=True)
     # The value loss and the policy share one gradient norm, so these two interact.
@@ -35,6 +36,18 @@ def suggest_shared(trial: optuna.Trial, n_actions: int) -> None:
     trial.suggest_categorical("activation_fn", list(ACTIVATIONS))
     if n_actions > 0:
         trial.suggest_float("log_std_init", -2.0, 0.0)
+
+
+def suggest_passes(trial: optuna.Trial, _: int) -> None:
+    """One pass over a rollout, or the several that no weight of ours bears without PPO's clip."""
+    if trial.suggest_categorical("clip", [False, True]):
+        trial.suggest_categorical("clip_range", [0.1, 0.2, 0.3])
+        trial.suggest_categorical("n_epochs", [5, 10, 20])
+
+
+def suggest_bonus(trial: optuna.Trial, _: int) -> None:
+    """The controls' answer to the entropy bonus that is implicit in a gate; bounds as in RL-Zoo."""
+    trial.suggest_float("ent_coef", 1e-8, 0.1, log=True)
 
 
 def suggest_baseline(trial: optuna.Trial, n_actions: int) -> None:
@@ -85,6 +98,8 @@ def convert(params: dict[str, Any]) -> dict[str, Any]:
     if arguments.pop("lr_schedule") == "linear":
         arguments["learning_rate"] = f"lin_{arguments['learning_rate']}"
     # Which of these there are; a configuration's must not stand in for the others.
+    if arguments.pop("clip", True) is False:
+        arguments |= {"clip_range": None, "n_epochs": 1}
     if arguments.pop("soft_gate", True) is False:
         arguments["temperature"] = 0.0
     if arguments.pop("gate", None):
@@ -103,7 +118,7 @@ def sampler(*suggest_own: Callable[[optuna.Trial, int], None]) -> Sampler:
     """The shared search space and a method's own, as the function that RL-Zoo calls."""
 
     def sample(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
-        from rl_zoo3.exp_manager import ExperimentManager
+        from sb3_delight.zoo.manager import ZooManager
 
         suggest_shared(trial, n_actions)
         for suggest in suggest_own:
@@ -112,16 +127,16 @@ def sampler(*suggest_own: Callable[[optuna.Trial, int], None]) -> Sampler:
         for name in ("gamma", "gae_lambda", "n_steps"):  # shown next to what was sampled
             trial.set_user_attr(name, arguments[name])
         # RL-Zoo parses "lin_x" before it samples, so ask it to parse what was sampled too.
-        parsed: dict[str, Any] = ExperimentManager._preprocess_schedules(arguments)
+        parsed: dict[str, Any] = ZooManager._preprocess_schedules(arguments)
         return parsed
 
     return sample
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "pg": sampler(),
-    "dg": sampler(suggest_dg),
-    "kondo_dg": sampler(suggest_kondo_dg),
-    "iwpg": sampler(suggest_iwpg),
+    "pg": sampler(suggest_passes, suggest_bonus),
+    "dg": sampler(suggest_passes, suggest_dg),
+    "kondo_dg": sampler(suggest_passes, suggest_kondo_dg),
+    "iwpg": sampler(suggest_iwpg, suggest_bonus),
 }
 CONVERTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = dict.fromkeys(SAMPLERS, convert)
