@@ -192,7 +192,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             for group in self.policy.optimizer.param_groups:
                 group["fused"] = True
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
-        self._last_update: tuple[Samples, Tensor | None] | None = None
+        self._last_update: tuple[Samples, Tensor, Tensor | None] | None = None
         self._parameters: list[Tensor] = []
         self._intake: Intake | None = None
 
@@ -256,10 +256,6 @@ class PolicyGradient(OnPolicyAlgorithm):
             return log_prob
         return log_prob - objectives.gaussian_mode_log_prob(self.policy.log_std)
 
-    def _surprisal(self, rollout: Samples) -> Tensor:
-        """As a gate counts it, by the log-probabilities of the rollout, ``[B]``."""
-        return objectives.surprisal(self._less_baseline(rollout.old_log_prob), self.surprisal_clip)
-
     def _current(self, schedule: Any) -> float:
         """Value of a schedule, or of a number that took its place since, at the remaining progress."""
         return float(schedule(self._current_progress_remaining) if callable(schedule) else schedule)
@@ -308,14 +304,16 @@ class PolicyGradient(OnPolicyAlgorithm):
         self._parameters = optimized_parameters(self.policy)
         with unvalidated_distributions():
             scaled = rollout._replace(advantages=self._scale_advantages(rollout.advantages))
+            # Before a gradient step: the baseline moves with the policy.
+            surprisal = objectives.surprisal(self._less_baseline(rollout.old_log_prob), self.surprisal_clip)
             kept = self._select(scaled)
             n_critic = self._critic_row_count(n_rows)
             none = torch.empty(0, dtype=torch.long, device=self.device)
             for actor_rows in [kept] * self.n_epochs + [none] * self.extra_critic_epochs:
                 for rows in deal_rows(n_rows, self.batch_size, actor_rows, n_critic, self.device):
                     self._gradient_step(rollout, rows)
-        self._last_update = (scaled, kept)
-        self._log_update(scaled, n_rows if kept is None else len(kept))
+        self._last_update = (scaled, surprisal, kept)
+        self._log_update(scaled, surprisal, n_rows if kept is None else len(kept))
 
     def _scale_advantages(self, advantages: Tensor) -> Tensor:
         return ADVANTAGE_SCALING[self.advantage_scaling](advantages)
@@ -388,12 +386,11 @@ class PolicyGradient(OnPolicyAlgorithm):
             self._last_obs = None  # the next learn() resets the environment
             raise error from cause
 
-    def _log_update(self, rollout: Samples, n_kept: int) -> None:
+    def _log_update(self, rollout: Samples, surprisal: Tensor, n_kept: int) -> None:
         """Everything logged of one update, read from the device at once.
 
         :raises ValueError: if the rollout or a gradient was not finite
         """
-        surprisal = self._surprisal(rollout)
         delight = rollout.advantages * surprisal
         self.record("surprisal_mean", surprisal.mean())
         self.record("delight_mean", delight.mean())
@@ -464,11 +461,11 @@ class PolicyGradient(OnPolicyAlgorithm):
         """
         if self._last_update is None:
             return None
-        rollout, kept = self._last_update
+        rollout, surprisal, kept = self._last_update
         weight = self._weight(rollout.old_log_prob, rollout)
         if kept is not None:
             weight = torch.zeros_like(weight).index_copy(0, kept, weight[kept])
-        return rollout.advantages, self._surprisal(rollout), weight
+        return rollout.advantages, surprisal, weight
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_metrics", "_parameters", "_last_update", "_intake", "actors"]

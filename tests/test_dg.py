@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sb3_delight import DG, KondoDG, PolicyGradient, objectives
+from sb3_delight.buffers import flat_rollout
 
 INFINITY = float("inf")
 
@@ -110,6 +111,17 @@ def test_surprisal_less_the_likeliest_actions_does_not_depend_on_the_units_of_ac
             torch.testing.assert_close(model._weight(log_prob, batch), torch.sigmoid(advantage * expected / 2.0))
     plain = DG("MlpPolicy", "Pendulum-v1", temperature=2.0, n_steps=8, device="cpu")
     assert (plain._weight(torch.full((4,), 2.0), batch) > 0.5).all()  # failures, weighed up
+
+
+def test_the_surprisal_that_is_logged_is_that_of_the_policy_that_acted() -> None:
+    model = DG("MlpPolicy", "Pendulum-v1", 0.1, surprisal_baseline="mode", clip_range=0.2, n_epochs=10, n_steps=64,
+        seed=0, device="cpu")  # fmt: skip
+    model.learn(64)
+    assert model.policy.log_std.abs().max() > 0.01  # it has moved since
+    rollout = flat_rollout(model.rollout_buffer)
+    expected = objectives.surprisal(rollout.old_log_prob + 0.5 * math.log(2 * math.pi), 10.0)  # at deviation 1
+    assert model.last_update is not None
+    torch.testing.assert_close(model.last_update[1], expected)
 
 
 @pytest.mark.parametrize("temperature", ["lin_3.0", lambda progress: 3.0 * progress])
