@@ -42,20 +42,33 @@ def settings(config: Config) -> dict[str, Any]:
     return found | {"learning_rate": model.lr_schedule(0.5), "weights": sum(p.sum() for p in model.policy.parameters())}
 
 
-def untuned(task: Config) -> dict[str, Any]:
-    """What the tuning may change, as it is in the task's own configuration."""
-    return {name: getattr(TASKS[task.env], name) for name in ("learning_rate", "ent_coef", "temperature")}
-
-
 @pytest.mark.parametrize("env", TASKS)
 def test_methods_of_ours_share_every_setting(env: str) -> None:
-    arms = control.arms(TASKS[env])
-    ours = [arm for arm in arms if arm.method in control.OURS]
-    assert {dataclasses.replace(arm, method="dg", **untuned(TASKS[env])) for arm in ours} == {TASKS[env]}
-    assert {arm.method for arm in arms} == set(control_tasks.LABELS)
+    task, arms = TASKS[env], control.arms(TASKS[env])
     assert len({harness.run_name(arm) for arm in arms}) == len(arms)
-    common = [settings(dataclasses.replace(arm, cnn=False, **untuned(arm))) for arm in ours]
-    assert all(each == common[0] for each in common)
+    once = {"pg_once", "dg_once"} if task in control_tasks.MUJOCO.values() else set()
+    assert {arm.method for arm in arms} == set(control_tasks.LABELS) - {"pg_once", "dg_once"} | once
+    for methods, several in ((control.OURS.keys() - {"pg_once", "dg_once"}, bool(once)), (once, False)):
+        ours = [arm for arm in arms if arm.method in methods]
+        assert len({dataclasses.replace(arm, method="dg", ent_coef=0.0) for arm in ours}) == bool(ours)
+        assert {arm.method for arm in ours if arm.ent_coef} == {"pg_entropy"} & methods
+        common = [settings(dataclasses.replace(arm, cnn=False, ent_coef=0.0)) for arm in ours]
+        assert all(each == common[0] for each in common)
+        assert {(arm.clipped, arm.n_epochs) for arm in ours} <= {(True, 10) if several else (False, 1)}
+
+
+def test_dg_is_trained_with_the_settings_that_are_packaged() -> None:
+    """But for a discount of a task's own, which the blocks have too."""
+    blocks = control.zoo_config("dg")
+    for env, task in control_tasks.MUJOCO.items():
+        (arm,) = (arm for arm in control.arms(task) if arm.method == "dg")
+        model: Any = control.make_model(arm, make_vec_env("Pendulum-v1", arm.n_envs), 0)
+        block = {key: value for key, value in blocks[env].items() if key not in ("normalize", "policy")}
+        assert block.pop("n_timesteps") == arm.updates
+        assert block.pop("policy_kwargs") == f"dict(log_std_init={arm.log_std_init:g})"
+        for name, value in block.items():
+            found = getattr(model, name)
+            assert (found(1.0) if callable(found) else found) == value, (env, name)
 
 
 def test_every_budget_is_the_same() -> None:
@@ -97,17 +110,19 @@ def test_under_the_clip_arms_differ_in_what_they_say() -> None:
 
 def test_every_method_is_tuned_in_the_same_trials() -> None:
     trials = control_tuning.TUNING
-    assert {len(each) for each in trials.values()} == {control_tuning.TRIALS}
+    assert {len(each) for each in trials.values()} == {control_tuning.TRIALS + 1}
     own: dict[str, set[str]] = {"pg": set(), "pg_entropy": {"ent_coef"}, "dg": {"temperature", "reference"}}
     for method, of_method in trials.items():
         for plain, trial in zip(trials["pg"], of_method, strict=True):
             assert trial == plain | {name: trial[name] for name in own[method]}
     names = [harness.run_name(config) for config in control_tuning.SWEEP]
     assert len(set(names)) == len(names) == 3 * 3 * control_tuning.TRIALS
+    known = {config for method in trials for config in control_tuning.configs(method, control_tuning.KNOWN)}
+    assert known <= set(control_levers.CLIP_SWEEP)
 
 
 def test_trials_cover_every_setting_evenly() -> None:
-    trials = control_tuning.TUNING["dg"]
+    trials = control_tuning.TUNING["dg"][: control_tuning.TRIALS]
     for choices in control_tuning.CHOICES:
         counts = [sum(changes.items() <= trial.items() for trial in trials) for changes in choices[1:]]
         assert counts == [control_tuning.TRIALS / len(choices)] * (len(choices) - 1)
@@ -140,7 +155,7 @@ def test_finalists_are_the_best_by_the_screening_seed_and_judged_by_others(tmp_p
 
 def test_the_finalists_named_are_those_of_the_results() -> None:
     runs = harness.Runs(harness.HERE / "results" / "control.csv", control_tuning.SWEEP)
-    for method, trials in control_tuning.FINALISTS.items():
+    for method, trials in control_tuning.BEST.items():
         assert tuple(control_tuning.ranking(runs, method)[: len(trials)]) == trials
         assert not trials or not np.isnan(control_tuning.screening(runs, method)).any()
 
@@ -179,13 +194,12 @@ def test_references_have_their_published_settings(method: str, env: str) -> None
 def test_methods_are_what_their_labels_say() -> None:
     env = make_vec_env("CartPole-v1", 4)
     made: dict[str, Any] = {
-        method: control.make_model(
-            dataclasses.replace(CARTPOLE, method=method, **control.TUNED.get(method, {})), env, 0
-        )
+        method: control.make_model(dataclasses.replace(CARTPOLE, method=method, **control.OWN.get(method, {})), env, 0)
         for method in control.OURS
     }
     assert made["dg"].temperature(1.0) == 10.0
     assert isinstance(made["dg"], DG)
+    assert isinstance(made["dg_once"], DG)
     rates = {"kondo_1": 0.1, "kondo_3": 0.3, "kondo_price": None, "random_1": 0.1, "random_3": 0.3}
     for method, rate in rates.items():
         model = made[method]
@@ -280,7 +294,7 @@ def test_reuse_corrects_the_last_rollouts_and_trains_on_them_first(method: str) 
 
 @pytest.mark.parametrize(
     ("figure", "methods"),
-    [("levers", 2), ("clip", 2), ("tuning", 3), ("Hopper-v5", 11), ("Breakout-v1", 11)],
+    [("levers", 2), ("clip", 3), ("tuning", 3), ("Hopper-v5", 13), ("Breakout-v1", 11)],
 )
 def test_a_figure_runs_and_draws(figure: str, methods: int, tmp_path: Path) -> None:
     first = list({config.method: config for config in control.SWEEP[figure]}.values())

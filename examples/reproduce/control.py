@@ -8,9 +8,10 @@
 
 ``levers``: what might lift an on-policy method, one change at a time; ``clip``: the gate under PPO's clip
 (``control_levers.py``). ``tuning``, ``finals``: equal budgets on three tasks, from which one setting for all comes
-(``control_tuning.py``). Each environment has a figure: the plain policy gradient, DG and the gates with what else they
-have in common, beside methods of other packages with the best settings that their users publish. ``aggregate``: all
-environments of MuJoCo together.
+(``control_tuning.py``). Each environment has a figure: the policy gradient, DG and the gates with what else they have
+in common, beside methods of other packages with the best settings that their users publish. On MuJoCo ours have PPO's
+clip and ten passes over a rollout, so that the policy gradient is PPO, but for two arms with neither. ``aggregate``:
+all environments of MuJoCo together.
 """
 
 import functools
@@ -46,11 +47,13 @@ OURS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
     "pg": (PolicyGradient, {}),
     "pg_entropy": (PolicyGradient, {}),
     "dg": (DG, {}),
-    "kondo_1": (KondoDG, {"gate_rate": 0.1}),
-    "kondo_3": (KondoDG, {"gate_rate": 0.3}),
     "kondo_price": (KondoDG, {}),
-    "random_1": (KondoDG, {"gate_rate": 0.1, "priority": "random"}),
+    "kondo_3": (KondoDG, {"gate_rate": 0.3}),
+    "kondo_1": (KondoDG, {"gate_rate": 0.1}),
     "random_3": (KondoDG, {"gate_rate": 0.3, "priority": "random"}),
+    "random_1": (KondoDG, {"gate_rate": 0.1, "priority": "random"}),
+    "pg_once": (PolicyGradient, {}),
+    "dg_once": (DG, {}),
 }
 REUSING: dict[str, type[PolicyGradient]] = {"pg": ReusingPG, "dg": ReusingDG}
 OTHERS: dict[str, type[OnPolicyAlgorithm]] = {"ppo": PPO, "a2c": A2C, "trpo": TRPO}
@@ -90,12 +93,24 @@ def zoo_config(method: str) -> Any:
     return yaml.safe_load((ZOO_CONFIGS / f"{method}.yml").read_text())
 
 
-#: by method of ours, what it has of its own
-TUNED: dict[str, dict[str, Any]] = {"pg_entropy": {"ent_coef": 1e-3}}
+#: of all methods of ours on MuJoCo: zoo_configs/dg.yml
+SHARED = {**control_levers.CLIP, "temperature": 10.0, "reference": 0.0}
+#: and of those without the clip, which do not bear a second pass; the rest is that of temperature.py
+ONCE = {"log_std_init": -1.0, "reference": 0.0}
+#: what a method has beyond these: like DG's temperature the better of the two values in the figure `clip`
+OWN: dict[str, dict[str, Any]] = {"pg_entropy": {"ent_coef": 0.01}}
+
+
+def shared(task: Config, method: str) -> dict[str, Any]:
+    """Settings of a method of ours that are not its own."""
+    if task.env in MINATAR:
+        return {}
+    return ONCE if method.endswith("_once") else SHARED
 
 
 def arms(task: Config) -> list[Config]:
-    ours = [replace(task, method=method, **TUNED.get(method, {})) for method in OURS]
+    methods = [method for method in OURS if not (method.endswith("_once") and task.env in MINATAR)]
+    ours = [replace(task, method=method, **shared(task, method), **OWN.get(method, {})) for method in methods]
     # Not by replace(): the settings of ours are none of theirs, and would only change the names of their runs.
     others = [
         Config(
@@ -151,7 +166,7 @@ def make_model(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
         )
     }
     arguments |= {"seed": seed, "device": "cpu", **own}
-    if config.method == "dg":
+    if issubclass(cls, DG):
         arguments["temperature"] = config.temperature
     if config.clip_apart:
         arguments["max_grad_norm"] = math.inf
@@ -190,12 +205,12 @@ iqm = functools.partial(trim_mean, proportiontocut=0.25)  # interquartile mean, 
 def curves(runs: Runs) -> Figure:
     """Of one task, against environment steps and against seconds of one core."""
     figure, panels = harness.panels(2, width=5.6, height=4.4)
-    by_method = {config.method: config for config in runs.configs}
-    for method, (label, colour, line) in LABELS.items():
-        steps, values = runs.get(by_method[method], "deterministic")
+    for config in runs.configs:
+        steps, values = runs.get(config, "deterministic")
         if not steps.size:
             continue
-        seconds = runs.get(by_method[method], "training_seconds")[1].mean(axis=0)
+        label, colour, line = LABELS[config.method]
+        seconds = runs.get(config, "training_seconds")[1].mean(axis=0)
         for axes, x in zip(panels, (steps / 1e6, seconds), strict=True):
             harness.band(axes, x, values, f"{label}, {len(values)} seeds", iqm, color=colour, linestyle=line)
     panels[0].set(xlabel="million environment steps", ylabel="return of 10 evaluation episodes, interquartile mean")

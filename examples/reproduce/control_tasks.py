@@ -72,4 +72,6 @@ LABELS = {
     "kondo_1": ("Kondo, rate .1", harness.COLOURS["kondo"], ":"),
     "random_3": ("random rows, rate .3", harness.COLOURS["oracle"], "--"),
     "random_1": ("random rows, rate .1", harness.COLOURS["oracle"], ":"),
+    "pg_once": ("policy gradient, one pass, no clip", harness.COLOURS["pg"], ":"),
+    "dg_once": ("DG, one pass, no clip", harness.COLOURS["dg"], ":"),
 }

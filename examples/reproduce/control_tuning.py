@@ -30,15 +30,18 @@ CHOICES: list[list[dict[str, Any]]] = [
     [{}, {"clipped": True, "n_steps": 256, "n_epochs": 10}],  # one pass, or those that PPO's clip allows
     [{"extra_critic_epochs": 0}, {"extra_critic_epochs": 4}],
 ]
-#: (name, lowest, highest) of what a method has beyond these: drawn as the learning rate is
-OWN: dict[str, tuple[str, float, float] | None] = {
+#: (name, lowest, highest, known) of what a method has beyond these: drawn as the learning rate is
+OWN: dict[str, tuple[str, float, float, float] | None] = {
     "pg": None,
-    "pg_entropy": ("ent_coef", 1e-4, 1e-2),
-    "dg": ("temperature", 1.0, 30.0),
+    "pg_entropy": ("ent_coef", 1e-4, 1e-2, 0.01),
+    "dg": ("temperature", 1.0, 30.0, 10.0),
 }
+KNOWN = (
+    TRIALS  #: number of one more trial, not drawn: the settings of the figure `clip`, the best there of two own values
+)
 
 
-def draw_trials() -> dict[str, list[dict[str, Any]]]:
+def make_trials() -> dict[str, list[dict[str, Any]]]:
     """Method -> settings of every trial: a Latin hypercube, in which each value of a setting comes equally often."""
     cube = LatinHypercube(len(CHOICES) + 3, scramble=False, optimization="random-cd", rng=0)
     trials: dict[str, list[dict[str, Any]]] = {method: [] for method in OWN}
@@ -47,22 +50,23 @@ def draw_trials() -> dict[str, list[dict[str, Any]]]:
         shared: dict[str, Any] = {"learning_rate": f"lin_{rate:g}" if of_schedule < 0.5 else rate}
         for choices, quantile in zip(CHOICES, of_choices, strict=True):
             shared |= choices[int(quantile * len(choices))]
-        for method, bounds in OWN.items():
-            own = {bounds[0]: log_uniform(of_own, *bounds[1:])} if bounds else {}
-            if method == "dg":
-                own["reference"] = 0.0  # or narrow policies turn the gate round
-            trials[method].append(shared | own)
-    return trials
+        for method, own in OWN.items():
+            trials[method].append(shared | ({own[0]: log_uniform(of_own, own[1], own[2])} if own else {}))
+    for method, own in OWN.items():
+        trials[method].append(control_levers.CLIP | CHOICES[3][0] | ({own[0]: own[3]} if own else {}))
+    # Or narrow policies turn the gate round.
+    return trials | {"dg": [{**trial, "reference": 0.0} for trial in trials["dg"]]}
 
 
 def log_uniform(quantile: float, low: float, high: float) -> float:
     return float(f"{low * (high / low) ** quantile:.2g}")
 
 
-TUNING = draw_trials()
+TUNING = make_trials()
 SCREENING_SEED = 0  # by which the finalists are chosen; what they are worth, others say
-#: trials that were best by it, first the best: see `ranking`
-FINALISTS: dict[str, tuple[int, ...]] = {"pg": (), "pg_entropy": (), "dg": ()}
+#: drawn trials that were best by it, first the best: see `ranking`
+BEST: dict[str, tuple[int, ...]] = {"pg": (), "pg_entropy": (), "dg": ()}
+FINALISTS = {method: (*trials, KNOWN) for method, trials in BEST.items()}
 
 
 def configs(method: str, trial: int) -> list[Config]:
@@ -152,7 +156,8 @@ def draw_settings(axes: Axes, found: dict[str, Array]) -> None:
     """Mean and interval over the trials that have a value in common, whatever else they have."""
     for method, shift in (("pg", -0.15), ("dg", 0.15)):
         values, ran = found[method], ~np.isnan(found[method])
-        samples = [values[ran & np.array(list(map(holds, TUNING[method])))] for holds in SETTINGS.values()]
+        trials = TUNING[method][:TRIALS]
+        samples = [values[ran & np.array(list(map(holds, trials)))] for holds in SETTINGS.values()]
         places = [i + shift for i in range(len(SETTINGS))]
         harness.intervals(axes, places, samples, LABELS[method][0], markersize=4, color=LABELS[method][1])
     harness.line_each(axes, list(SETTINGS))
@@ -182,7 +187,7 @@ def draw_finals(runs: Runs) -> Figure:
     harness.line_each(axes, lines)
     axes.set(
         xlabel="normalised return, mean over tasks",
-        title="finalists by three fresh seeds (cross: by the screening seed)",
+        title="finalists by fresh seeds (cross: by the screening seed)",
     )
     return figure
 
