@@ -95,8 +95,8 @@ def zoo_config(method: str) -> Any:
 
 #: of all methods of ours on MuJoCo: zoo_configs/dg.yml
 SHARED = {**control_levers.CLIP, "temperature": 10.0, "reference": 0.0}
-#: and of those without the clip, which do not bear a second pass; the rest is that of temperature.py
-ONCE = {"log_std_init": -1.0, "reference": 0.0}
+#: and of those without the clip, which do not bear a second pass, and learn faster from smaller rollouts
+ONCE = {**SHARED, "clipped": False, "n_epochs": 1, "n_steps": 32}
 #: what a method has beyond these: like DG's temperature the better of the two values in the figure `clip`
 OWN: dict[str, dict[str, Any]] = {"pg_entropy": {"ent_coef": 0.01}}
 
