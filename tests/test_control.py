@@ -324,8 +324,34 @@ def test_the_aggregate_is_of_tasks_that_every_method_was_run_on(
     printed = capsys.readouterr().out
     assert "not in the aggregates: Walker2d-v5" in printed
     low, high = REFERENCE_SCORES["Hopper-v5"]
-    assert f"PPO, RL-Zoo: {(901 - low) / (high - low):.3f}" in printed
+    assert f"PPO, RL-Zoo: {(911 - low) / (high - low):.3f}" in printed
     assert (tmp_path / "figures" / "control_aggregate.png").stat().st_size > 0
+
+
+def test_results_are_judged_by_seeds_that_chose_no_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = control.SWEEP.keys() - {"levers", "clip", "tuning"}
+    assert control.EXPERIMENT.first_seed == dict.fromkeys(chosen, control_tasks.FRESH_SEED)
+    sweep = control.arms(control_tasks.MUJOCO["Hopper-v5"])[:1]
+    experiment = dataclasses.replace(control.EXPERIMENT, sweep={"Hopper-v5": sweep}, run=made_up)
+    harness.main(experiment, ["--seeds", "3", "--workers", "1", "--output", str(tmp_path)])
+    runs = harness.Runs(tmp_path / "results" / "control.csv", sweep)
+    assert runs.seeds(sweep[0]) == {10, 11, 12}
+    assert "PPO, RL-Zoo" + 35 * " " + "911 [910, 912], 3 seeds" in capsys.readouterr().out
+
+
+def test_scores_are_means_of_the_last_three_evaluations(tmp_path: Path) -> None:
+    config = CARTPOLE
+
+    def run(config: Config, seeds: list[int]) -> list[Row]:
+        return [{"seed": s, "step": step, "deterministic": step + s} for s in seeds for step in (1, 2, 4, 9)]
+
+    experiment = dataclasses.replace(control.EXPERIMENT, sweep={"levers": [config]}, run=run, figures={
+        "levers": lambda _: plt.figure()
+    })  # fmt: skip
+    harness.main(experiment, ["--seeds", "2", "--workers", "1", "--output", str(tmp_path)])
+    runs = harness.Runs(tmp_path / "results" / "control.csv", [config])
+    assert runs.late(config, "deterministic").tolist() == [5, 6]
+    assert runs.late(dataclasses.replace(config, gamma=0.5), "deterministic").size == 0
 
 
 def test_interquartile_mean_leaves_out_the_best_and_the_worst_of_five() -> None:

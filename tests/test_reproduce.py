@@ -106,7 +106,7 @@ def test_a_sweep_killed_at_any_byte_ends_like_one_that_was_not(tmp_path: Path) -
     torn.parent.mkdir(parents=True)
     for end in range(0, len(written), 41):
         torn.write_bytes(written[:end])
-        harness.compute(EXPERIMENT, EXPERIMENT.sweep["lines"], seeds=3, workers=1, path=torn)
+        harness.compute(EXPERIMENT, EXPERIMENT.sweep["lines"], seeds=range(3), workers=1, path=torn)
         assert results(tmp_path / "torn") == wanted
 
 
@@ -128,7 +128,7 @@ def test_ctrl_c_or_kill_keeps_what_is_done_and_the_command_continues(
 
 
 def test_a_partial_sweep_can_be_drawn(tmp_path: Path) -> None:
-    harness.compute(EXPERIMENT, [Config(1.0)], seeds=1, workers=1, path=tmp_path / "results" / "toy.csv")
+    harness.compute(EXPERIMENT, [Config(1.0)], seeds=range(1), workers=1, path=tmp_path / "results" / "toy.csv")
     sweep(tmp_path, "--plot-only")
     assert (tmp_path / "figures" / "toy_lines.png").stat().st_size > 0
 

@@ -3,7 +3,7 @@
     python examples/reproduce/control.py --figure levers [--seeds 5] [--workers 2] [--plot-only]
     python examples/reproduce/control.py --figure clip
     python examples/reproduce/control.py --figure tuning --seeds 1
-    python examples/reproduce/control.py --figure finals --seeds 4
+    python examples/reproduce/control.py --figure finals --seeds 3
     python examples/reproduce/control.py --figure HalfCheetah-v5
 
 ``levers``: what might lift an on-policy method, one change at a time; ``clip``: the gate under PPO's clip
@@ -27,7 +27,7 @@ import numpy as np
 import training
 import yaml
 from control_methods import LessEntropyDG, PerDimensionDG, ReusingDG, ReusingPG, clip_apart
-from control_tasks import LABELS, MINATAR, MUJOCO, SHARED_CNN, Config
+from control_tasks import FRESH_SEED, LABELS, MINATAR, MUJOCO, SHARED_CNN, Config
 from harness import Row, Runs
 from matplotlib.figure import Figure
 from sb3_contrib import TRPO
@@ -202,17 +202,23 @@ def run(config: Config, seeds: list[int]) -> list[Row]:
 iqm = functools.partial(trim_mean, proportiontocut=0.25)  # interquartile mean, over the seeds of one task
 
 
+def label(config: Config) -> str:
+    return LABELS[config.method][0] + " + PPO's clip" * config.clipped
+
+
 def curves(runs: Runs) -> Figure:
-    """Of one task, against environment steps and against seconds of one core."""
+    """Of one task, against environment steps and against seconds of one core; prints the table."""
     figure, panels = harness.panels(2, width=5.6, height=4.4)
+    print("interquartile mean over seeds of the last three evaluations' mean:")
     for config in runs.configs:
         steps, values = runs.get(config, "deterministic")
         if not steps.size:
             continue
-        label, colour, line = LABELS[config.method]
+        print(f"    {label(config):45} {harness.in_words(runs.late(config, 'deterministic'), iqm)}")
+        _, colour, line = LABELS[config.method]
         seconds = runs.get(config, "training_seconds")[1].mean(axis=0)
         for axes, x in zip(panels, (steps / 1e6, seconds), strict=True):
-            harness.band(axes, x, values, f"{label}, {len(values)} seeds", iqm, color=colour, linestyle=line)
+            harness.band(axes, x, values, f"{label(config)}, {len(values)} seeds", iqm, color=colour, linestyle=line)
     panels[0].set(xlabel="million environment steps", ylabel="return of 10 evaluation episodes, interquartile mean")
     panels[1].set(xlabel="seconds of one core, without evaluation", xscale="log")
     figure.suptitle(runs.configs[0].env)
@@ -224,9 +230,9 @@ def aggregate(runs: Runs) -> Figure:
     """Interquartile mean of normalised scores over the tasks of MuJoCo that every method was run on."""
     found: plots.Runs = {}
     for config in runs.configs:
-        steps, values = runs.get(config, "deterministic")
-        if steps.size:
-            found[LABELS[config.method][0], config.env] = (steps, values)
+        scores = runs.late(config, "deterministic")
+        if scores.size:
+            found[label(config), config.env] = (np.array([config.updates]), scores[:, None])
     return plots.aggregates(plots.final_scores(found))
 
 
@@ -247,6 +253,7 @@ EXPERIMENT = harness.Experiment(
     seeds_per_job=1,
     smoke={"updates": 3000, "evaluations": 1},
     summary={"deterministic": iqm, "sampled": iqm, "training_seconds": np.mean},
+    first_seed=dict.fromkeys(SWEEP.keys() - {"levers", "clip", "tuning"}, FRESH_SEED),
 )
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 import control_levers
 import harness
 import numpy as np
-from control_tasks import LABELS, Config
+from control_tasks import FRESH_SEED, LABELS, Config
 from harness import Array, Runs
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -179,7 +179,7 @@ def draw_finals(runs: Runs) -> Figure:
     for method, trials in FINALISTS.items():
         name, colour, _ = LABELS[method]
         found = [scores(runs, method, trial) for trial in trials]
-        fresh = [np.array([value for seed, value in each.items() if seed != SCREENING_SEED]) for each in found]
+        fresh = [np.array([value for seed, value in each.items() if seed >= FRESH_SEED]) for each in found]
         places = range(len(lines), len(lines) + len(trials))
         harness.intervals(axes, places, fresh, markersize=5, color=colour)
         axes.plot([each.get(SCREENING_SEED, math.nan) for each in found], places, "x", color=colour)

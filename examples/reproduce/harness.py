@@ -55,6 +55,7 @@ class Experiment:
     seeds_per_job: int  # how many seeds one call of `run` computes as a batch
     smoke: dict[str, Any]  # fields replaced by --smoke, so that a run takes a second
     summary: Mapping[str, Statistic] = dataclasses.field(default_factory=dict)  # metrics to print, at the end of runs
+    first_seed: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by figure, where it is not 0
 
 
 # --- runs and rows ------------------------------------------------------------------------------------------------
@@ -146,14 +147,14 @@ def worker_setup() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
 
-def compute(experiment: Experiment, configs: list[Any], seeds: int, workers: int, path: Path) -> None:
+def compute(experiment: Experiment, configs: list[Any], seeds: range, workers: int, path: Path) -> None:
     """Run what the CSV lacks."""
     columns = ["run", "seed", "step", *experiment.metrics, "left", *PROVENANCE]
     drop_torn_runs(path, columns)
     recorded = Runs(path, configs)
     jobs = []
     for config in configs:
-        missing = [seed for seed in range(seeds) if seed not in recorded.seeds(config)]
+        missing = [seed for seed in seeds if seed not in recorded.seeds(config)]
         # Batches small enough to give every worker one, where there are few configs.
         size = max(1, min(experiment.seeds_per_job, -(-len(missing) * len(configs) // workers)))
         jobs += [(experiment.run, config, missing[i : i + size]) for i in range(0, len(missing), size)]
@@ -206,6 +207,11 @@ class Runs:
         """:return: the metric at the end of each seed's run, ``[seeds]``"""
         values = self.get(config, metric)[1]
         return values[:, -1] if values.size else np.zeros(0)
+
+    def late(self, config: Any, metric: str) -> Array:
+        """:return: mean of the last three evaluations of each seed's run, ``[seeds]``: one alone is noisy"""
+        values = self.get(config, metric)[1]
+        return values[:, -3:].mean(axis=1) if values.size else np.zeros(0)
 
     def last_by_seed(self, config: Any, metric: str) -> dict[int, float]:
         """:return: seed -> the metric at the end of its run"""
@@ -387,9 +393,10 @@ def main(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` is Ctrl-C, or the workers would go on
     for figure in figures:
         configs = list(dict.fromkeys(dataclasses.replace(config, **fields) for config in experiment.sweep[figure]))
+        first = experiment.first_seed.get(figure, 0)
         try:
             if not args.plot_only:
-                compute(experiment, configs, seeds, args.workers, path)
+                compute(experiment, configs, range(first, first + seeds), args.workers, path)
         except KeyboardInterrupt:
             print(f"stopped; {path} keeps what is done, and the same command continues")
             return

@@ -209,12 +209,6 @@ LABELS = {
 SCALINGS = {"scale": "advantages scaled", "standardize": "advantages standardised"}
 
 
-def scores(runs: Runs, config: Config) -> harness.Array:
-    """Mean of the last three evaluations, at 60, 80 and 100 % of the steps, ``[seeds]``: one alone is noisy."""
-    values = runs.get(config, "deterministic")[1]
-    return values[:, -3:].mean(axis=1) if values.size else np.zeros(0)
-
-
 def marker_of(method: str) -> dict[str, Any]:
     """Broken lines have hollow markers, by which the right panel tells them, too."""
     _, colour, line = LABELS[method]
@@ -224,7 +218,7 @@ def marker_of(method: str) -> dict[str, Any]:
 def draw_staleness(axes: Axes, runs: Runs, task: Config) -> None:
     ages = AGES.get(task, STALENESS)
     for method, (label, _, line) in LABELS.items():
-        found = [scores(runs, arm(task, method, k)) for k in ages]
+        found = [runs.late(arm(task, method, k), "deterministic") for k in ages]
         harness.points(axes, range(len(ages)), found, label, linestyle=line, **marker_of(method))
     axes.set_xticks(range(len(ages)), [str(k) for k in ages])
     axes.set(
@@ -239,7 +233,7 @@ def draw_frictions(axes: Axes, runs: Runs, task: Config) -> None:
     groups = ["none", *friction_names(task)]
     for i, method in enumerate(LABELS):
         places = np.arange(len(groups)) + (i - (len(LABELS) - 1) / 2) * 0.11
-        samples = [scores(runs, troubled(task, method, name)) for name in groups]
+        samples = [runs.late(troubled(task, method, name), "deterministic") for name in groups]
         harness.intervals(axes, places, samples, upright=True, **marker_of(method))
     names = ["all, and\n10 rollouts old" if name == "all" else name for name in groups]
     axes.set_xticks(range(len(groups)), names)
