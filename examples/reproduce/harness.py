@@ -145,6 +145,7 @@ def run_job(job: tuple[Callable[[Any, list[int]], list[Row]], Any, list[int]]) -
 def worker_setup() -> None:
     torch.set_num_threads(1)  # many small runs: one thread each beats many threads on one
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    commit()  # now: the code that was loaded, not what it is when the first run ends
 
 
 def compute(experiment: Experiment, configs: list[Any], seeds: range, workers: int, path: Path) -> None:
