@@ -100,6 +100,9 @@ class KondoDG(PolicyGradient):
         require(0 <= number(self.additive_alpha) <= 1, "additive_alpha", self.additive_alpha, "in [0, 1]")
         require(0 < number(self.critic_rate) <= 1, "critic_rate", self.critic_rate, "in (0, 1]")
         require(self.screen in (None, "stored", "recompute"), "screen", self.screen, "'stored' or 'recompute'")
+        foreign = self.screen == "stored" and self.surprisal_baseline == "mode" and self.actors is not None
+        allowed = "'recompute' with actors and surprisal_baseline='mode': the baseline is the learner's"
+        require(not foreign, "screen", self.screen, allowed)
         self.temperature = as_schedule("temperature", self.temperature)
         start = self.temperature(1.0)
         allowed = (

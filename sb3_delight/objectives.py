@@ -327,12 +327,13 @@ def ppo_clip_weight(log_prob: Tensor, advantage: Tensor, behaviour_log_prob: Ten
     :param advantage: see the module's note on shapes
     :param behaviour_log_prob: log-probability under the policy that acted
     :param clip_range: :math:`\epsilon`; 0, where a schedule ends, stops every row that has moved
-    :return: weight, ``[*]``
+    :return: weight, ``[*]``; at most 1e8: a failure that the behaviour hardly ever chose has a ratio without bound, and
+        the square of a gradient must not overflow
     :raises ValueError: if ``clip_range`` is negative, infinite or NaN
     """
     if not 0 <= clip_range < math.inf:
         raise ValueError(f"clip_range must be a finite number, 0 or more, got {clip_range!r}")
-    ratio = importance_weight(log_prob, advantage, behaviour_log_prob)
+    ratio = importance_weight(log_prob, advantage, behaviour_log_prob, clip=1e8)
     clipped = torch.where(advantage > 0, ratio > 1 + clip_range, ratio < 1 - clip_range)
     return ratio.masked_fill(clipped, 0)
 

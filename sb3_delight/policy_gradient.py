@@ -87,7 +87,8 @@ class PolicyGradient(OnPolicyAlgorithm):
     :param surprisal_baseline: ``"none"``: surprisal is -log pi, as the papers have it. For continuous actions that is a
         density's, which depends on the action's units and is below 0, the gate turned round, where standard deviations
         are under about 0.24 (``log_std_init=-2``, say; watch ``train/surprisal_mean``). ``"mode"`` takes off what the
-        policy's likeliest action has, so that it is never below 0; for Gaussian policies without gSDE.
+        policy's likeliest action has, so that it is never below 0; for Gaussian policies whose standard deviations are
+        ``policy.log_std``, without gSDE.
     :param use_sde: generalised state-dependent exploration instead of independent noise (continuous actions)
     :param sde_sample_freq: steps between its new noise matrices; -1 draws one per rollout
     :param rollout_buffer_class: default :class:`~sb3_delight.buffers.DeviceRolloutBuffer`, for every observation space
@@ -185,6 +186,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         super()._setup_model()
         gaussian = isinstance(self.policy.action_dist, DiagGaussianDistribution)
         squashed = isinstance(self.policy.action_dist, SquashedDiagGaussianDistribution)
+        gaussian = gaussian and hasattr(self.policy, "log_std")
         fits = self.surprisal_baseline == "none" or (gaussian and not squashed)
         allowed = "'none' but for continuous actions with independent Gaussian noise (no gSDE)"
         require(fits, "surprisal_baseline", self.surprisal_baseline, allowed)
@@ -209,7 +211,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         if self.clip_range is not None:
             self.clip_range = as_schedule("clip_range", self.clip_range)
             start = self.clip_range(1.0)
-            require(start >= 0, "clip_range", start, "0 or more, or None")  # 0: as RL-Zoo's enjoy loads every model
+            # 0: as RL-Zoo's enjoy loads every model
+            require(0 <= start < math.inf, "clip_range", start, "finite and 0 or more, or None")
         batch = self.batch_size
         require(batch is None or is_whole(batch), "batch_size", batch, "a whole number, 1 or more, or None")
         for name in ("gamma", "gae_lambda"):
@@ -304,16 +307,17 @@ class PolicyGradient(OnPolicyAlgorithm):
         self._parameters = optimized_parameters(self.policy)
         with unvalidated_distributions():
             scaled = rollout._replace(advantages=self._scale_advantages(rollout.advantages))
-            # Before a gradient step: the baseline moves with the policy.
-            surprisal = objectives.surprisal(self._less_baseline(rollout.old_log_prob), self.surprisal_clip)
+            relative = self._less_baseline(rollout.old_log_prob)  # now: the baseline moves with the policy
             kept = self._select(scaled)
             n_critic = self._critic_row_count(n_rows)
             none = torch.empty(0, dtype=torch.long, device=self.device)
             for actor_rows in [kept] * self.n_epochs + [none] * self.extra_critic_epochs:
                 for rows in deal_rows(n_rows, self.batch_size, actor_rows, n_critic, self.device):
                     self._gradient_step(rollout, rows)
-        self._last_update = (scaled, surprisal, kept)
-        self._log_update(scaled, surprisal, n_rows if kept is None else len(kept))
+        self._last_update = (scaled, relative, kept)
+        self._log_update(
+            scaled, objectives.surprisal(relative, self.surprisal_clip), n_rows if kept is None else len(kept)
+        )
 
     def _scale_advantages(self, advantages: Tensor) -> Tensor:
         return ADVANTAGE_SCALING[self.advantage_scaling](advantages)
@@ -461,11 +465,12 @@ class PolicyGradient(OnPolicyAlgorithm):
         """
         if self._last_update is None:
             return None
-        rollout, surprisal, kept = self._last_update
-        weight = self._weight(rollout.old_log_prob, rollout)
+        rollout, relative, kept = self._last_update
+        baseline = -self._less_baseline(torch.zeros_like(relative))  # of today's policy, which the weight takes off
+        weight = self._weight(relative + baseline, rollout)
         if kept is not None:
             weight = torch.zeros_like(weight).index_copy(0, kept, weight[kept])
-        return rollout.advantages, surprisal, weight
+        return rollout.advantages, objectives.surprisal(relative, self.surprisal_clip), weight
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_metrics", "_parameters", "_last_update", "_intake", "actors"]

@@ -1,5 +1,6 @@
 """The other methods: what each does to stale rows."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from sb3_delight import DG, KondoDG
+from sb3_delight import DG, KondoDG, objectives
+from sb3_delight.actors import LocalActors
 from sb3_delight.baselines import PPO, ImportanceWeightedPG, ScaledPO
+from sb3_delight.frictions import ActorBug
 from sb3_delight.policy_gradient import PolicyGradient
 
 
@@ -53,6 +56,38 @@ def test_models_load_as_rl_zoos_enjoy_loads_them(cls: type[PolicyGradient], tmp_
     cls("MlpPolicy", "CartPole-v1", device="cpu", n_steps=64).save(tmp_path / "model")
     nothing = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
     cls.load(tmp_path / "model", device="cpu", custom_objects=nothing).predict(np.zeros(4))
+
+
+def test_importance_weights_are_never_clipped_twice(tmp_path: Path) -> None:
+    model = ImportanceWeightedPG("MlpPolicy", "CartPole-v1", device="cpu", n_steps=16, clip_range=0.0).learn(16)
+    assert model.clip_range is None
+    model.save(tmp_path / "model")  # at a remaining progress of 0, where this schedule is 0 as well
+    with pytest.raises(ValueError, match=r"^clip_range must be None"):
+        ImportanceWeightedPG.load(tmp_path / "model", clip_range="lin_0.2")
+
+
+@pytest.mark.parametrize("advantage", [-1.0, -100.0])
+def test_a_ratio_without_bound_is_no_gradient_without_bound(advantage: float) -> None:
+    """Of a failure that the behaviour hardly ever chose: there PPO's clip does not act."""
+    log_prob = torch.tensor([0.0, 0.0], requires_grad=True)
+    advantages, behaviour = torch.full((2,), advantage), torch.tensor([-1000.0, -0.5])
+    ratio = objectives.ppo_clip_weight(log_prob, advantages, behaviour)
+    assert ratio.tolist() == [pytest.approx(1e8), pytest.approx(math.exp(0.5))]
+    assert (ratio * torch.zeros(2)).tolist() == [0.0, 0.0]  # nor one of what a gate has dropped
+    objectives.policy_gradient_loss(log_prob, advantages, ratio).backward()  # type: ignore[no-untyped-call]
+    assert log_prob.grad is not None
+    assert log_prob.grad.square().sum().isfinite()
+
+
+@pytest.mark.parametrize("cls", [DG, PPO, KondoDG])
+def test_a_clip_bears_actions_that_a_buggy_actor_took(cls: type[PolicyGradient]) -> None:
+    """A narrow policy gives them a probability of about 0."""
+    model = cls(
+        "MlpPolicy", "Pendulum-v1", 3e-3, clip_range=0.2, n_epochs=10, batch_size=32, n_steps=64, seed=0, device="cpu",
+        surprisal_baseline="mode", policy_kwargs={"log_std_init": -2}, actors=LocalActors(3, [ActorBug(0.1, "random")]),
+    )  # fmt: skip
+    model.learn(40 * 64)
+    assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
 
 
 def test_ppo_follows_the_schedule_of_its_clip_range() -> None:

@@ -121,7 +121,9 @@ def test_the_surprisal_that_is_logged_is_that_of_the_policy_that_acted() -> None
     rollout = flat_rollout(model.rollout_buffer)
     expected = objectives.surprisal(rollout.old_log_prob + 0.5 * math.log(2 * math.pi), 10.0)  # at deviation 1
     assert model.last_update is not None
-    torch.testing.assert_close(model.last_update[1], expected)
+    advantages, surprisal, weight = model.last_update
+    torch.testing.assert_close(surprisal, expected)
+    torch.testing.assert_close(weight, torch.sigmoid(advantages * expected / 10))
 
 
 @pytest.mark.parametrize("temperature", ["lin_3.0", lambda progress: 3.0 * progress])

@@ -12,6 +12,7 @@ from stable_baselines3.common.logger import configure
 from torch import nn
 
 from sb3_delight import DG, KondoDG, PolicyGradient, objectives
+from sb3_delight.actors import LocalActors
 from sb3_delight.buffers import flat_rollout
 
 ROWS = 64
@@ -106,6 +107,31 @@ def test_a_narrow_policys_successes_are_kept_by_surprisal_less_the_likeliest_act
         kept = model._select(rollout)
         assert kept is not None
         assert torch.equal(kept, expected.nonzero().flatten())
+
+
+def test_a_stored_log_probability_has_no_learners_baseline() -> None:
+    allowed: dict[str, Any] = {"surprisal_baseline": "mode", "actors": LocalActors(staleness=1)}
+    make(**allowed)
+    make(**allowed, screen="recompute")
+    with pytest.raises(ValueError, match=r"^screen must be 'recompute' with actors and surprisal_baseline='mode'"):
+        make(**allowed, screen="stored")
+
+
+def test_every_pass_under_a_clip_is_over_the_rows_that_were_kept() -> None:
+    model = make(gate_rate=0.25, clip_range=0.2, n_epochs=3, batch_size=16, learning_rate=3e-2)
+    seen: list[torch.Tensor] = []
+    clip = model._clip
+
+    def note(weight: torch.Tensor, log_prob: torch.Tensor, batch: Any) -> torch.Tensor:
+        seen.append(batch.actions[:, 0])
+        return clip(weight, log_prob, batch)
+
+    model._clip = note  # type: ignore[method-assign]
+    rollout_of(model)
+    rollout, (_, _, weight) = flat_rollout(model.rollout_buffer), model.last_update  # type: ignore[misc]
+    kept = rollout.actions[weight > 0, 0]
+    assert torch.equal(torch.cat(seen).sort().values, kept.repeat(3).sort().values)
+    assert (model.actor_rows, model.critic_rows) == (3 * ROWS / 4, 3 * ROWS)
 
 
 def test_recomputed_screen_judges_by_the_current_policy() -> None:

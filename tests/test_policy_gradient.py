@@ -90,6 +90,7 @@ def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
         (PPO, "clip_range", None),
         (DG, "clip_range", -0.2),
         (DG, "clip_range", "tight"),
+        (DG, "clip_range", float("inf")),
         (ImportanceWeightedPG, "clip_range", 0.2),
         (ScaledPO, "negative_scale", -0.1),
         (ScaledPO, "negative_scale", float("nan")),
@@ -118,6 +119,19 @@ def test_arguments_that_exclude_each_other_are_refused_by_name(arguments: dict[s
 def test_noise_that_depends_on_the_state_has_no_baseline(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^surprisal_baseline must be 'none' but for .*, got 'mode'"):
         make(DG, "Pendulum-v1", surprisal_baseline="mode", **arguments)
+
+
+class StateDependentNoise(ActorCriticPolicy):
+    """Reads the standard deviations off the observation."""
+
+    def _build(self, lr_schedule: Any) -> None:
+        super()._build(lr_schedule)
+        del self.log_std
+
+
+def test_a_policy_without_its_own_deviations_has_no_baseline() -> None:
+    with pytest.raises(ValueError, match=r"^surprisal_baseline must be 'none' but for .*, got 'mode'"):
+        DG(StateDependentNoise, "Pendulum-v1", surprisal_baseline="mode", n_steps=16, device="cpu")
 
 
 def test_load_checks_its_arguments_too(tmp_path: Path) -> None:
