@@ -58,13 +58,13 @@ def test_methods_of_ours_share_every_setting(env: str) -> None:
 
 
 def test_dg_is_trained_with_the_settings_that_are_packaged() -> None:
-    """But for a discount of a task's own, which the blocks have too."""
     blocks = control.zoo_config("dg")
     for env, task in control_tasks.MUJOCO.items():
         (arm,) = (arm for arm in control.arms(task) if arm.method == "dg")
         model: Any = control.make_model(arm, make_vec_env("Pendulum-v1", arm.n_envs), 0)
         block = {key: value for key, value in blocks[env].items() if key not in ("normalize", "policy")}
         assert block.pop("n_timesteps") == arm.updates
+        assert block.pop("gamma", 0.99) == model.gamma
         assert block.pop("policy_kwargs") == f"dict(log_std_init={arm.log_std_init:g})"
         for name, value in block.items():
             found = getattr(model, name)

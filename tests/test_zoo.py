@@ -259,6 +259,31 @@ def check_what_is_sampled_is_what_a_trial_id_trains() -> None:
     assert baselines == {False: {"none"}, True: {"none", "mode"}}
 
 
+def check_a_study_of_a_smaller_search_is_repeated_as_it_was() -> None:
+    from sb3_delight.zoo.samplers import convert
+
+    params = {"learning_rate": 0.1, "lr_schedule": "constant", "n_steps_pow": 5, "one_minus_gamma": 0.01}
+    params |= {"one_minus_gae_lambda": 0.05, "net_arch": "small", "activation_fn": "tanh", "temperature": 2.0}
+    arguments = convert(params)
+    names = ("batch_size", "n_epochs", "clip_range", "surprisal_baseline", "temperature")
+    assert [arguments[name] for name in names] == [None, 1, None, "none", 2.0]
+
+
+def check_a_trial_whose_settings_are_refused_is_pruned() -> None:
+    import optuna
+
+    zoo("train", "-optimize", "--no-optim-plots", "--env", "Pendulum-v1", "-n", "300", "--eval-episodes", "1", "--seed",
+        "7", "--n-trials", "4", "--study-name", "noise", "-params", "use_sde:True")  # fmt: skip
+    journal = optuna.storages.journal.JournalFileBackend("logs/noise.log")
+    study = optuna.load_study(study_name="noise", storage=optuna.storages.JournalStorage(journal))
+    states = {(trial.params["surprisal_baseline"], trial.state.name) for trial in study.trials}
+    assert states == {("mode", "PRUNED"), ("none", "COMPLETE")}
+    study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
+    with pytest.raises(SystemExit) as stop:
+        zoo("train", "--env", "Pendulum-v1", "-n", "300", "--study-name", "noise", "--trial-id", "4")
+    assert "the trial ended before it had settings" in str(stop.value)
+
+
 def check_a_trial_normalizes_by_its_own_gamma_and_nan_prunes_it() -> None:
     import optuna
     from stable_baselines3.common.vec_env import VecNormalize

@@ -27,8 +27,7 @@ def packaged_config(algo: str, env_id: str) -> str | None:
     """
     here = Path(__file__).parents[1]
     installed = here / "zoo_configs"
-    name = {"iwpg": "pg"}.get(algo, algo)  # the controls share their settings
-    path = (installed if installed.is_dir() else here.parent / "zoo_configs") / f"{name}.yml"
+    path = (installed if installed.is_dir() else here.parent / "zoo_configs") / f"{algo}.yml"
     if not path.is_file():
         return None
     blocks = yaml.safe_load(path.read_text())
@@ -95,7 +94,10 @@ class ZooManager(ExperimentManager):
             swept = setting.get("algo", self.algo)
             if swept != self.algo:
                 raise ValueError(f"--trial-id: {self.study_name!r} is a study of {swept}, not of {self.algo}")
-            trained = HYPERPARAMS_CONVERTER[self.algo](study.trials[self.trial_id].params)
+            params = study.trials[self.trial_id].params
+            if not params:
+                raise ValueError(f"--trial-id {self.trial_id}: the trial ended before it had settings")
+            trained = HYPERPARAMS_CONVERTER[self.algo](params)
             given = setting.get("hyperparams") or {}
             self.custom_hyperparams = {**given, **trained, **(self.custom_hyperparams or {})}
             for name in ("env_kwargs", "eval_env_kwargs"):
@@ -145,6 +147,9 @@ class ZooManager(ExperimentManager):
             manager.normalize_kwargs = {**self.normalize_kwargs, "gamma": sampled["gamma"]}
         try:
             return ExperimentManager.objective(manager, trial)
+        except ValueError as error:  # of the constructor: RL-Zoo prunes those of training
+            print(f"Trial {trial.number} is pruned: {error}")
+            raise optuna.TrialPruned from error
         except KeyboardInterrupt:
             optuna.logging.set_verbosity(optuna.logging.ERROR)  # no traceback: the trial fails, the sweep ends
             raise

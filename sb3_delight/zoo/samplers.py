@@ -91,15 +91,16 @@ def convert(params: dict[str, Any]) -> dict[str, Any]:
     What depends on a choice is complete, ``policy_kwargs`` included: RL-Zoo would keep a configuration's other keys of
     the gate, and drop its other ``policy_kwargs``.
     """
-    arguments = dict(params)
+    # First what held where it was not searched yet: a study of that time is repeated as it was.
+    arguments: dict[str, Any] = {"batch_size": None, "n_epochs": 1, "clip_range": None, "surprisal_baseline": "none"}
+    arguments |= params
+    arguments.pop("clip", None)
     arguments["gamma"] = 1 - arguments.pop("one_minus_gamma")
     arguments["gae_lambda"] = 1 - arguments.pop("one_minus_gae_lambda")
     arguments["n_steps"] = 2 ** arguments.pop("n_steps_pow")
     if arguments.pop("lr_schedule") == "linear":
         arguments["learning_rate"] = f"lin_{arguments['learning_rate']}"
     # Which of these there are; a configuration's must not stand in for the others.
-    if arguments.pop("clip", True) is False:
-        arguments |= {"clip_range": None, "n_epochs": 1}
     if arguments.pop("soft_gate", True) is False:
         arguments["temperature"] = 0.0
     if arguments.pop("gate", None):
