@@ -65,7 +65,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         noisy, less frequent updates.
     :param batch_size: rows of one gradient step; ``None``, or more than there are, is the whole rollout
     :param n_epochs: passes over a rollout. Above 1 the data grows stale between gradient steps, which the plain and the
-        delightful weight do not bear (four passes made DG diverge) without a ``clip_range``.
+        delightful weight bear badly or not at all without a ``clip_range``.
     :param extra_critic_epochs: further passes over a rollout for the critic alone, after those. A better critic makes
         less noisy advantages; a shared feature extractor, and so the policy, moves with it.
     :param clip_range: PPO's clip on top of the method's weight: times the ratio of the learner's probability to the
