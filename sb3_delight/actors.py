@@ -1,5 +1,6 @@
 """Actors: ordinary algorithms that collect rollouts for a learner, in this process or elsewhere."""
 
+import logging
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ from sb3_delight.rollouts import ActorPool, Rollout, Weights
 __all__ = ["Actor", "ActorPool", "ActorSpec", "LocalActors", "Rollout", "Staleness", "Weights"]
 
 Staleness = int | tuple[int, int] | Callable[[np.random.Generator], int]
+
+logger = logging.getLogger(__name__)
 
 HISTORY = 1000  #: how many rollouts old the weights of a LocalActors can be
 
@@ -150,7 +153,8 @@ class LocalActors:
 
     :param staleness: how many rollouts ago the weights that act were published; those of the beginning where there are
         no older ones. A number, a pair ``(low, high)`` to draw from uniformly at each rollout, both included, or a
-        function that draws one with a ``numpy.random.Generator``; at most 1000.
+        function that draws one with a ``numpy.random.Generator``; at most 1000. As many weights are kept as may be
+        asked for: of a function those of 1001 rollouts.
     :param frictions: what goes wrong on the actor: see :mod:`sb3_delight.frictions`
     :param env_fn: makes the actor's environment, if that of the learner cannot be made again from its registration
     :raises ValueError: for an argument outside its range; it names the argument
@@ -207,11 +211,14 @@ class LocalActors:
         return {}
 
     def close(self) -> None:
-        """See :class:`~sb3_delight.rollouts.ActorPool`."""
-        if self._actor is not None:
-            self._actor.close()
-        self._actor = None
-        self._published = deque()
+        """See :class:`~sb3_delight.rollouts.ActorPool`. An environment that fails to close is a warning: what ended
+        training, Ctrl-C say, is the user's to see."""
+        actor, self._actor, self._published = self._actor, None, deque()
+        if actor is not None:
+            try:
+                actor.close()
+            except Exception:
+                logger.warning("the actor's environment did not close", exc_info=True)
 
 
 def _possible(staleness: Any) -> bool:
@@ -233,7 +240,8 @@ def _array(tensor: Any) -> np.ndarray:
 def _generators_left_alone() -> Iterator[None]:
     """Building an algorithm seeds the process's generators and draws from them."""
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
+    cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count() if cuda else 0)):
         yield
     random.setstate(python)
     np.random.set_state(numpy)

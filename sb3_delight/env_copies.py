@@ -54,14 +54,18 @@ class EnvCopy:
         """
         require(env_fn is None or callable(env_fn), "env_fn", env_fn, "a function that makes an environment, or None")
         wrappers: list[bytes | type[VecTransposeImage]] = []
-        inner = env
+        inner, foreign = env, ""
         while isinstance(inner, VecEnvWrapper):
             if isinstance(inner, VecNormalize):
+                if foreign:  # env_fn makes what is inside of it
+                    raise _cannot(f"its wrapper {foreign} is put around VecNormalize: put it inside")
                 wrappers.insert(0, pickle.dumps(inner))  # its settings and statistics, without what it wraps
             elif isinstance(inner, VecTransposeImage):
                 wrappers.insert(0, VecTransposeImage)
-            elif env_fn is None and not isinstance(inner, VecMonitor):  # a Monitor does the same
-                raise _cannot(f"its wrapper {type(inner).__name__} cannot be made again from a specification")
+            elif not isinstance(inner, VecMonitor):  # a Monitor does the same
+                foreign = type(inner).__name__
+                if env_fn is None:
+                    raise _cannot(f"its wrapper {foreign} cannot be made again from a specification")
             inner = inner.venv
         return cls(
             env_fn or _specifications(inner), env.num_envs, tuple(wrappers), env.observation_space, env.action_space
@@ -107,15 +111,20 @@ def _specifications(env: VecEnv) -> tuple[EnvSpec, ...]:
         specs = env.get_attr("spec")
     except (AttributeError, NotImplementedError) as error:
         raise _cannot(f"{type(env).__name__} knows no specification of its environments") from error
-    return tuple(_repeatable(spec) for spec in specs)
+    monitored = [spec is not None and any(w.entry_point == MONITOR for w in spec.additional_wrappers) for spec in specs]
+    keywords = env.get_attr("info_keywords") if all(monitored) else [()] * len(specs)
+    return tuple(_repeatable(*each) for each in zip(specs, keywords, strict=True))
 
 
-def _repeatable(spec: EnvSpec | None) -> EnvSpec:
+MONITOR = f"{Monitor.__module__}:Monitor"
+
+
+def _repeatable(spec: EnvSpec | None, info_keywords: tuple[str, ...]) -> EnvSpec:
     """The specification with a Monitor, where it has one, that Gymnasium can make again: one that writes no file."""
     if spec is None:
         raise _cannot("it is not registered with Gymnasium")
-    monitor = f"{Monitor.__module__}:Monitor"
-    wrappers = [replace(w, kwargs={}) if w.entry_point == monitor else w for w in spec.additional_wrappers]
+    kwargs = {"info_keywords": info_keywords}
+    wrappers = [replace(w, kwargs=kwargs) if w.entry_point == MONITOR else w for w in spec.additional_wrappers]
     for wrapper in wrappers:
         if wrapper.kwargs is None:
             raise _cannot(f"its wrapper {wrapper.name} does not inherit from gymnasium.utils.RecordConstructorArgs")

@@ -36,7 +36,7 @@ class KondoDG(PolicyGradient):
     :param policy: see :class:`~sb3_delight.policy_gradient.PolicyGradient`, as for all parameters not listed here
     :param env: environment, vectorised environment, or registered Gymnasium id
     :param gate_rate: share of rows to keep, in (0, 1]; the price follows. With a hard gate exactly
-        ``ceil(gate_rate * B)`` of B rows are kept, ties included. Lower is cheaper and greedier.
+        ``ceil(gate_rate * B)`` of B rows are kept, at least one, ties included. Lower is cheaper and greedier.
     :param price: delight that a row must exceed, if ``gate_rate`` is ``None``. 0, the default, keeps positive delight:
         for probabilities, every row with a positive advantage. Raise it to keep fewer. With densities above 1 it
         keeps failures, unless ``surprisal_baseline="mode"``.
@@ -88,11 +88,10 @@ class KondoDG(PolicyGradient):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        rate, n_rows = self.gate_rate, self.n_steps * self.n_envs
+        rate = self.gate_rate
         if rate is not None:
             require(0 < number(rate) <= 1, "gate_rate", rate, "in (0, 1], or None")
             require(self.price == 0, "price", self.price, "0 where gate_rate is given: the price then follows from it")
-            require(rate * n_rows >= 1, "gate_rate", rate, f"at least one of the {n_rows} rows of n_steps * n_envs")
         require(math.isfinite(number(self.price)), "price", self.price, "a finite number")
         names = list(objectives.PRIORITIES)
         require(self.priority in names, "priority", self.priority, f"one of {names}")
@@ -114,7 +113,9 @@ class KondoDG(PolicyGradient):
     def _select(self, rollout: Samples) -> Tensor | None:
         log_prob = rollout.old_log_prob
         if (self.screen or ("stored" if self.actors is None else "recompute")) == "recompute":
+            self.policy.set_training_mode(False)  # as when it acts
             log_prob = evaluate_log_prob(self.policy, rollout, self.batch_size)
+            self.policy.set_training_mode(True)
             self.screen_rows += len(log_prob)
         advantages, clip, alpha = rollout.advantages, self.surprisal_clip, self.additive_alpha
         score = objectives.priority(self.priority, self._less_baseline(log_prob), advantages, clip, alpha)

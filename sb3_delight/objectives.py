@@ -327,13 +327,14 @@ def ppo_clip_weight(log_prob: Tensor, advantage: Tensor, behaviour_log_prob: Ten
     :param advantage: see the module's note on shapes
     :param behaviour_log_prob: log-probability under the policy that acted
     :param clip_range: :math:`\epsilon`; 0, where a schedule ends, stops every row that has moved
-    :return: weight, ``[*]``; at most 1e8: a failure that the behaviour hardly ever chose has a ratio without bound, and
-        the square of a gradient must not overflow
+    :return: weight, ``[*]``; at most 1e8 (half precision: its largest number): a failure that the behaviour hardly ever
+        chose has a ratio without bound, and the square of a gradient must not overflow
     :raises ValueError: if ``clip_range`` is negative, infinite or NaN
     """
     if not 0 <= clip_range < math.inf:
         raise ValueError(f"clip_range must be a finite number, 0 or more, got {clip_range!r}")
-    ratio = importance_weight(log_prob, advantage, behaviour_log_prob, clip=1e8)
+    largest = min(1e8, torch.finfo(torch.result_type(log_prob, behaviour_log_prob)).max)
+    ratio = importance_weight(log_prob, advantage, behaviour_log_prob, clip=largest)
     clipped = torch.where(advantage > 0, ratio > 1 + clip_range, ratio < 1 - clip_range)
     return ratio.masked_fill(clipped, 0)
 
@@ -441,7 +442,7 @@ def policy_gradient_loss(
     :param weight: of any function above, shaped like ``advantage`` or like ``log_prob``; taken as a constant
     :param batch_size: :math:`B`; by default the number of terms (of counted terms, if there is a mask)
     :param mask: 1 for terms that count, shaped like ``log_prob``; the others contribute nothing, whatever they hold
-    :return: scalar
+    :return: scalar, of half precision in single
     :raises ValueError: if the shapes do not fit, or ``batch_size`` is below 1
     """
     _check_shapes(log_prob, advantage=advantage, weight=weight)
@@ -449,13 +450,13 @@ def policy_gradient_loss(
         raise ValueError(f"batch_size must be 1 or more, got {batch_size!r}")
     coefficient = (weight * advantage).detach()
     if mask is None:
-        return -(coefficient * log_prob).sum() / (batch_size or max(log_prob.numel(), 1))
+        return -(coefficient * log_prob).sum(dtype=_wide(log_prob.dtype)) / (batch_size or max(log_prob.numel(), 1))
     if mask.shape != log_prob.shape:
         raise ValueError(f"mask must have log_prob's shape {tuple(log_prob.shape)}, got {tuple(mask.shape)}")
     counted = mask.to(torch.bool)
     # Both factors are blanked: a NaN in either would reach the gradient of the other as 0 * NaN.
     term = coefficient.masked_fill(~counted, 0) * log_prob.masked_fill(~counted, 0)
-    return -term.sum() / (batch_size or counted.sum().clamp(min=1))
+    return -term.sum(dtype=_wide(term.dtype)) / (batch_size or counted.sum().clamp(min=1))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -94,7 +94,8 @@ class PolicyGradient(OnPolicyAlgorithm):
     :param rollout_buffer_class: default :class:`~sb3_delight.buffers.DeviceRolloutBuffer`, for every observation space
     :param rollout_buffer_kwargs: its further arguments
     :param actors: where rollouts come from: a pool of :mod:`sb3_delight.actors`, whose actors run copies of ``env`` and
-        may act with older weights. ``None``, the default, collects here. It is not saved: pass it to ``load()`` too.
+        may act with older weights; ``env`` itself takes no step, and what is set on it later does not reach them.
+        ``None``, the default, collects here. It is not saved: pass it to ``load()`` too.
     :param stats_window_size: episodes averaged in the ``rollout/`` statistics
     :param tensorboard_log: directory of the TensorBoard log; ``None`` writes none
     :param policy_kwargs: arguments of the policy. Its optimiser is Adam, fused, unless they or the policy name another.
@@ -245,7 +246,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         """Which rows pay for the policy's backward pass, decided once per rollout.
 
         :param rollout: all rows ``[B]``, advantages scaled; ``old_log_prob`` is the behaviour's
-        :return: row numbers ``[k]``, k from 0 to B; ``None`` means all
+        :return: distinct row numbers ``[k]``, k from 0 to B; ``None`` means all
         """
         return None
 
@@ -309,6 +310,8 @@ class PolicyGradient(OnPolicyAlgorithm):
             scaled = rollout._replace(advantages=self._scale_advantages(rollout.advantages))
             relative = self._less_baseline(rollout.old_log_prob)  # now: the baseline moves with the policy
             kept = self._select(scaled)
+            fits = kept is None or (kept.ndim == 1 and kept.dtype == torch.long)  # no mask
+            require(fits, "what _select() returns", kept, "row numbers, whole numbers [k], or None")
             n_critic = self._critic_row_count(n_rows)
             none = torch.empty(0, dtype=torch.long, device=self.device)
             for actor_rows in [kept] * self.n_epochs + [none] * self.extra_critic_epochs:

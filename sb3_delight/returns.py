@@ -102,7 +102,7 @@ def _deltas(
             f"{tuple(last_values.shape)} and {tuple(last_dones.shape)}"
         )
     next_values = torch.cat([values[1:], last_values[None]])
-    continues = 1.0 - torch.cat([episode_starts[1:], last_dones[None]])
+    continues = 1.0 - torch.cat([episode_starts[1:], last_dones[None]]).to(rewards.dtype)
     return rewards + gamma * next_values * continues - values, (gamma * gae_lambda) * continues
 
 

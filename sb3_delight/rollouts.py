@@ -100,7 +100,8 @@ class Intake:
 
     Values are the learner's own: recomputed, unless the actor had the very weights that the learner has now.
     Log-probabilities stay the actor's. Callbacks see each step as if it was made here, but for ``clipped_actions`` and
-    ``obs_tensor`` among their locals.
+    ``obs_tensor`` among their locals. The learner's own environment takes no step: what a callback reads off it is of
+    its reset, and what it sets on it (``env_method``, ``set_attr``) reaches no actor.
     """
 
     def __init__(self, pool: ActorPool, algorithm: OnPolicyAlgorithm) -> None:

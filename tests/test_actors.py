@@ -427,6 +427,28 @@ def test_the_pool_is_closed_however_learning_ends(error: type[BaseException]) ->
     assert pool.closed == 2
 
 
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_an_environment_that_fails_to_close_hides_nothing(error: type[BaseException] | None, caplog: Any) -> None:
+    class Stuck(DummyVecEnv):
+        def close(self) -> None:
+            raise OSError("gone")
+
+    class Fail(BaseCallback):
+        def _on_step(self) -> bool:
+            if error:
+                raise error
+            return True
+
+    model = make(actors=LocalActors(env_fn=lambda: Stuck([lambda: make_gym("CartPole-v1")] * 2)))
+    for _ in range(2):  # nor does it stay in the way
+        if error:
+            with pytest.raises(error):
+                model.learn(32, callback=Fail())
+        else:
+            assert model.learn(32).num_timesteps == 32
+    assert [record.message for record in caplog.records] == ["the actor's environment did not close"] * 2
+
+
 def test_two_pools_one_after_the_other() -> None:
     model = make(actors=LocalActors()).learn(32)
     model.actors = None

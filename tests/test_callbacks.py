@@ -53,6 +53,13 @@ def test_last_update_weighs_dropped_rows_zero() -> None:
     torch.testing.assert_close(weight, torch.sigmoid(surprisal * advantages / 2.0))
 
 
+def test_nearly_equal_weights_have_a_histogram() -> None:
+    model = DG("MlpPolicy", "CartPole-v1", n_steps=64, temperature=1e6, seed=0, device="cpu")
+    model.learn(128, callback=DelightFigures(1))
+    assert model.last_update is not None
+    assert 0 < model.last_update[2].std() < 1e-5
+
+
 def test_other_algorithms_are_refused() -> None:
     with pytest.raises(ValueError, match="must be one of sb3_delight, got 'A2C'"):
         A2C("MlpPolicy", "CartPole-v1", device="cpu").learn(10, callback=DelightFigures())

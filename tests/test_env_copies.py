@@ -141,6 +141,17 @@ def test_the_order_of_wrappers_is_kept() -> None:
     assert made.observation_space.shape == (1, 36, 36)
 
 
+def test_what_a_monitor_reports_is_kept() -> None:
+    env = make_vec_env("CartPole-v1", 2, monitor_kwargs={"info_keywords": ("level",)})
+    assert copied(env).get_attr("info_keywords") == [("level",)] * 2
+
+
+def test_a_wrapper_around_vecnormalize_is_refused_by_name() -> None:
+    env = VecFrameStack(VecNormalize(make_vec_env("CartPole-v1", 1)), 2)
+    with pytest.raises(ValueError, match="its wrapper VecFrameStack is put around VecNormalize: put it inside"):
+        copied(env, lambda: make_vec_env("CartPole-v1", 1))
+
+
 def test_what_is_not_registered_needs_env_fn() -> None:
     env = DummyVecEnv([lambda: AnySpaces(BOX, BOX)] * 2)
     with pytest.raises(ValueError, match=r"cannot make the environment again: it is not registered.*env_fn=\.\.\."):

@@ -1,12 +1,14 @@
 """KondoDG: what the gate keeps, what a dropped row costs, and what the critic sees."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.logger import configure
 from torch import nn
@@ -107,6 +109,27 @@ def test_a_narrow_policys_successes_are_kept_by_surprisal_less_the_likeliest_act
         kept = model._select(rollout)
         assert kept is not None
         assert torch.equal(kept, expected.nonzero().flatten())
+
+
+def test_a_gate_trained_on_many_environments_loads_with_one(tmp_path: Path) -> None:
+    KondoDG("MlpPolicy", make_vec_env("CartPole-v1", 8), gate_rate=0.03, n_steps=16, device="cpu").save(tmp_path / "m")
+    model = KondoDG.load(tmp_path / "m", env=make_vec_env("CartPole-v1", 1), device="cpu").learn(32)
+    assert model.actor_rows == 2  # of 16 rows, one at least
+
+
+class Dropped(nn.Dropout):
+    def __init__(self) -> None:
+        super().__init__(0.9)
+
+
+def test_a_recomputed_screen_judges_by_the_policy_as_it_acts() -> None:
+    model = make(screen="recompute", gate_rate=0.5, policy_kwargs={"activation_fn": Dropped})
+    rollout = rollout_of(model)
+    model.policy.set_training_mode(True)
+    kept = [model._select(rollout) for _ in range(3)]
+    assert torch.equal(kept[0], kept[1])  # type: ignore[arg-type]
+    assert torch.equal(kept[0], kept[2])  # type: ignore[arg-type]
+    assert model.policy.training
 
 
 def test_a_stored_log_probability_has_no_learners_baseline() -> None:

@@ -567,6 +567,13 @@ def test_sums_and_scales_bear_half_precision(dtype: torch.dtype) -> None:
     assert weight.dtype == dtype
     assert (weight > 0).all()
     assert gate(torch.tensor([0.0, 1.0], dtype=dtype), 1e-50).tolist() == [0.0, 1.0]
+    terms, one = torch.full((600,), -300.0, dtype=dtype), torch.ones(600, dtype=dtype)
+    for mask in (None, torch.ones(600)):
+        loss = policy_gradient_loss(terms, one, one, mask=mask)
+        assert (loss.item(), loss.dtype) == (300.0, torch.float32)
+    ratio = ppo_clip_weight(torch.zeros(2, dtype=dtype), -torch.ones(2, dtype=dtype), terms[:2])
+    assert (ratio > 1e4).all()
+    assert ratio.isfinite().all()
 
 
 def test_random_rows_of_half_precision_do_not_go_by_position() -> None:

@@ -76,7 +76,6 @@ def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
         (KondoDG, "gate_rate", "0.3"),
         (KondoDG, "gate_rate", True),
         (KondoDG, "gate_rate", float("nan")),
-        (KondoDG, "gate_rate", 0.01),  # of 16 rows: below one
         (KondoDG, "price", float("nan")),
         (KondoDG, "price", float("inf")),
         (KondoDG, "temperature", -0.5),
@@ -119,6 +118,19 @@ def test_arguments_that_exclude_each_other_are_refused_by_name(arguments: dict[s
 def test_noise_that_depends_on_the_state_has_no_baseline(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^surprisal_baseline must be 'none' but for .*, got 'mode'"):
         make(DG, "Pendulum-v1", surprisal_baseline="mode", **arguments)
+
+
+class Masked(PolicyGradient):
+    def _select(self, rollout: Any) -> torch.Tensor:
+        return rollout.advantages > 0  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_a_selection_that_is_a_mask_is_refused(batch_size: int | None) -> None:
+    with pytest.raises(
+        ValueError, match=r"^what _select\(\) returns must be row numbers, whole numbers \[k\], or None"
+    ):
+        make(Masked, batch_size=batch_size).learn(16)
 
 
 class StateDependentNoise(ActorCriticPolicy):

@@ -1,6 +1,8 @@
 """Advantages against stable-baselines3's, and against their definitions."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,6 +159,17 @@ def test_lambda_1_returns_are_the_discounted_rewards_of_the_episode(rollout: Rol
         if not ended:
             expected[start, env] += gamma ** (len(rewards) - start) * last_values[env]
     assert_close(gae(*rollout, gamma, 1.0)[1], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("cut", [gae, vtrace])
+def test_ends_of_episodes_may_be_booleans(cut: Callable[..., Any]) -> None:
+    rewards, values, starts, last_values, last_dones = random_rollout(9, 3)
+    rest = (0.9, 0.8, torch.zeros_like(rewards)) if cut is vtrace else (0.9, 0.8)
+    expected = cut(rewards, values, starts, last_values, last_dones, *rest)
+    for one, other in zip(
+        cut(rewards, values, starts.bool(), last_values, last_dones.bool(), *rest), expected, strict=True
+    ):
+        assert torch.equal(one, other)
 
 
 def test_gae_carries_no_gradient() -> None:
