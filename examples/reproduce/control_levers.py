@@ -1,13 +1,17 @@
 """What might lift an on-policy method on MuJoCo: changes one at a time, for the policy gradient and for DG alike."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import harness
+import numpy as np
 from control_tasks import LABELS, MUJOCO, Config
 from harness import Runs
 from matplotlib.figure import Figure
+
+from sb3_delight.zoo import plots
 
 TASKS = [replace(MUJOCO[env], updates=300_000, evaluations=3) for env in ("HalfCheetah-v5", "Hopper-v5")]
 LEVERS: dict[str, dict[str, Any]] = {
@@ -92,6 +96,9 @@ UNDER_CLIP: dict[str, dict[str, Any]] = {
     "DG, temperature 10, clipped": {"method": "dg", "temperature": 10.0, "reference": 0.0},
     "DG, temperature 3, clipped": {"method": "dg", "temperature": 3.0, "reference": 0.0},
     "policy gradient, no clip": {"method": "pg", "clipped": False},
+    # what temperature 1 adds to first order, as the gate weighs it and at full weight
+    "PG, entropy bonus .25, no clip": {"method": "pg_entropy", "ent_coef": 0.25, "clipped": False},
+    "PG, entropy bonus .5, no clip": {"method": "pg_entropy", "ent_coef": 0.5, "clipped": False},
     "DG, temperature 10, no clip": {"method": "dg", "temperature": 10.0, "reference": 0.0, "clipped": False},
     "DG, temperature 1, no clip": {"method": "dg", "temperature": 1.0, "reference": 0.0, "clipped": False},
 }
@@ -125,10 +132,28 @@ def draw(runs: Runs) -> Figure:
     return figure
 
 
+def scores(runs: Runs, configs: Iterable[Config]) -> dict[int, float]:
+    """Seed -> normalised return of an arm, mean over its tasks; of the seeds that were run on all of them."""
+    of_tasks = [(config.env, runs.last_by_seed(config, "deterministic")) for config in configs]
+    seeds = set.intersection(*(set(returns) for _, returns in of_tasks))
+    return {
+        seed: float(np.mean([plots.normalize(np.array(returns[seed]), env) for env, returns in of_tasks]))
+        for seed in sorted(seeds)
+    }
+
+
 def draw_clip(runs: Runs) -> Figure:
-    """An arm a line, an environment a panel."""
-    figure, panels = harness.panels(len(CLIP_TASKS), width=4.2, height=3.0)
-    for axes, task in zip(panels, CLIP_TASKS, strict=True):
+    """An arm a line, an environment a panel, and their mean."""
+    figure, panels = harness.panels(len(CLIP_TASKS) + 1, width=3.6, height=3.0)
+    for place, name in enumerate(UNDER_CLIP):
+        configs = [clip_arms(task)[name] for task in CLIP_TASKS]
+        colour = LABELS["ppo" if name.startswith("PPO") else configs[0].method][1]
+        mean = np.array(list(scores(runs, configs).values()))
+        print(f"    {name:30} {harness.in_words(mean)}, normalised, mean of the tasks")
+        harness.intervals(panels[-1], [place], [mean], markersize=5, color=colour)
+    harness.line_each(panels[-1], list(UNDER_CLIP), named=False)
+    panels[-1].set(title="mean of the three", xlabel="normalised return")
+    for axes, task in zip(panels[:-1], CLIP_TASKS, strict=True):
         for place, (name, config) in enumerate(clip_arms(task).items()):
             colour = LABELS["ppo" if name.startswith("PPO") else config.method][1]
             harness.intervals(axes, [place], [runs.last(config, "deterministic")], markersize=5, color=colour)

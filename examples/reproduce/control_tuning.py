@@ -18,8 +18,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats.qmc import LatinHypercube
 
-from sb3_delight.zoo import plots
-
 #: One setting for all is sought: the other four tasks of MuJoCo are not looked at.
 TASKS = control_levers.CLIP_TASKS
 TRIALS = 18
@@ -80,13 +78,7 @@ FINALS = [config for method, trials in FINALISTS.items() for trial in trials for
 
 
 def scores(runs: Runs, method: str, trial: int) -> dict[int, float]:
-    """Seed -> normalised return, mean over the tasks; of the seeds that were run on all of them."""
-    of_tasks = [(config.env, runs.last_by_seed(config, "deterministic")) for config in configs(method, trial)]
-    seeds = set.intersection(*(set(returns) for _, returns in of_tasks))
-    return {
-        seed: float(np.mean([plots.normalize(np.array(returns[seed]), env) for env, returns in of_tasks]))
-        for seed in sorted(seeds)
-    }
+    return control_levers.scores(runs, configs(method, trial))
 
 
 def screening(runs: Runs, method: str) -> Array:
