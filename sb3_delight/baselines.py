@@ -8,7 +8,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from sb3_delight import objectives
-from sb3_delight.arguments import as_schedule, number, require
+from sb3_delight.arguments import number, require
 from sb3_delight.buffers import Samples
 from sb3_delight.policy_gradient import PolicyGradient
 
@@ -38,8 +38,8 @@ class ImportanceWeightedPG(PolicyGradient):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        # 0 is how RL-Zoo's enjoy loads every model.
-        unclipped = self.clip_range is None or as_schedule("clip_range", self.clip_range)(1.0) == 0
+        schedule: Any = self.clip_range
+        unclipped = schedule is None or schedule(1.0) == 0  # 0: as RL-Zoo's enjoy loads every model
         require(unclipped, "clip_range", self.clip_range, "None: the weight is a ratio already")
         self.clip_range = None
         require(

@@ -185,9 +185,8 @@ class PolicyGradient(OnPolicyAlgorithm):
     def _setup_model(self) -> None:
         self._check_arguments()
         super()._setup_model()
-        gaussian = isinstance(self.policy.action_dist, DiagGaussianDistribution)
+        gaussian = isinstance(self.policy.action_dist, DiagGaussianDistribution) and hasattr(self.policy, "log_std")
         squashed = isinstance(self.policy.action_dist, SquashedDiagGaussianDistribution)
-        gaussian = gaussian and hasattr(self.policy, "log_std")
         fits = self.surprisal_baseline == "none" or (gaussian and not squashed)
         allowed = "'none' but for continuous actions with independent Gaussian noise (no gSDE)"
         require(fits, "surprisal_baseline", self.surprisal_baseline, allowed)

@@ -147,16 +147,15 @@ def draw_clip(runs: Runs) -> Figure:
     figure, panels = harness.panels(len(CLIP_TASKS) + 1, width=3.6, height=3.0)
     for place, name in enumerate(UNDER_CLIP):
         configs = [clip_arms(task)[name] for task in CLIP_TASKS]
-        colour = LABELS["ppo" if name.startswith("PPO") else configs[0].method][1]
         mean = np.array(list(scores(runs, configs).values()))
         print(f"    {name:30} {harness.in_words(mean)}, normalised, mean of the tasks")
-        harness.intervals(panels[-1], [place], [mean], markersize=5, color=colour)
-    harness.line_each(panels[-1], list(UNDER_CLIP), named=False)
-    panels[-1].set(title="mean of the three", xlabel="normalised return")
-    for axes, task in zip(panels[:-1], CLIP_TASKS, strict=True):
-        for place, (name, config) in enumerate(clip_arms(task).items()):
-            colour = LABELS["ppo" if name.startswith("PPO") else config.method][1]
-            harness.intervals(axes, [place], [runs.last(config, "deterministic")], markersize=5, color=colour)
+        colour = LABELS["ppo" if name.startswith("PPO") else configs[0].method][1]
+        samples = [*(runs.last(config, "deterministic") for config in configs), mean]
+        for axes, sample in zip(panels, samples, strict=True):
+            harness.intervals(axes, [place], [sample], markersize=5, color=colour)
+    for axes in panels:
         harness.line_each(axes, list(UNDER_CLIP), named=axes is panels[0])
+    for axes, task in zip(panels[:-1], CLIP_TASKS, strict=True):
         axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="return of 10 evaluation episodes")
+    panels[-1].set(title="mean of the three", xlabel="normalised return")
     return figure

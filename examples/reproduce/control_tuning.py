@@ -34,9 +34,8 @@ OWN: dict[str, tuple[str, float, float, float] | None] = {
     "pg_entropy": ("ent_coef", 1e-4, 1e-2, 0.01),
     "dg": ("temperature", 1.0, 30.0, 10.0),
 }
-KNOWN = (
-    TRIALS  #: number of one more trial, not drawn: the settings of the figure `clip`, the best there of two own values
-)
+#: number of one more trial, not drawn: the settings of the figure `clip`, the better there of two values of its own
+KNOWN = TRIALS
 
 
 def make_trials() -> dict[str, list[dict[str, Any]]]:
