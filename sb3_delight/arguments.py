@@ -1,5 +1,6 @@
 """Checks of what users pass in: every refusal names the argument, its value and what is allowed."""
 
+import argparse
 import math
 from typing import Any
 
@@ -8,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
-__all__ = ["SUPPORTED_SPACES", "as_schedule", "check_spaces", "is_whole", "number", "require"]
+__all__ = ["SUPPORTED_SPACES", "as_schedule", "check_spaces", "count", "is_whole", "number", "require"]
 
 SUPPORTED_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
@@ -29,6 +30,13 @@ def is_whole(value: Any, least: int = 1) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
 
 
+def count(flag: str) -> int:
+    """Of a command line (the ``type`` of an ``argparse`` flag): a whole number, 1 or more."""
+    if not (flag.isdecimal() and int(flag)):
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, got {flag!r}")
+    return int(flag)
+
+
 def as_schedule(name: str, value: float | str | Schedule) -> FloatSchedule:
     """A number, a function of the remaining progress, or RL-Zoo's ``"lin_x"`` (linearly from x to 0) as a schedule.
 
@@ -45,7 +53,12 @@ def as_schedule(name: str, value: float | str | Schedule) -> FloatSchedule:
         require(not math.isnan(start), name, value, allowed)
         return FloatSchedule(LinearSchedule(start, 0.0, 1.0) if digits != value else start)
     require(callable(value) or not math.isnan(number(value)), name, value, allowed)
-    return FloatSchedule(value if callable(value) else number(value))
+    schedule = FloatSchedule(value if callable(value) else number(value))
+    try:
+        schedule(1.0)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be {allowed}, got {value!r}, which gave no number: {error}") from error
+    return schedule
 
 
 def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
@@ -63,6 +76,8 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
 
 def _check_plain(name: str, space: spaces.Space[Any], allowed: str) -> None:
     require(isinstance(space, SUPPORTED_SPACES), name, space, allowed)
+    if isinstance(space, spaces.Box):
+        require(len(space.shape) > 0, name, space, "a Box of one dimension or more")
     if isinstance(space, spaces.Discrete):
         require(space.start == 0, name, space, "numbered from 0 (start=0)")
     if isinstance(space, spaces.MultiDiscrete):

@@ -53,7 +53,7 @@ class ImportanceWeightedPG(PolicyGradient):
 class PPO(PolicyGradient):
     """PPO's clipped objective; with stable-baselines3's settings, the defaults here, its PPO parameter for parameter.
 
-    To the rounding of the fused Adam: bit for bit with ``policy_kwargs={"optimizer_kwargs": {"eps": 1e-5}}``. Without
+    To rounding, the fused Adam's most of all: ``policy_kwargs={"optimizer_kwargs": {"eps": 1e-5}}`` is its own. Without
     its clipped value loss and early stopping by KL divergence, which are off by default there.
 
     :param policy: see :class:`~sb3_delight.policy_gradient.PolicyGradient`, as for all parameters not listed here

@@ -30,9 +30,9 @@ class DelightFigures(BaseCallback):
             require(is_whole(value), name, value, "a whole number, 1 or more")
         self.every = every
         self.max_points = max_points
-        self._rollouts = 0
 
     def _init_callback(self) -> None:
+        self._rollouts = 0
         name = type(self.model).__name__
         require(isinstance(self.model, PolicyGradient), "DelightFigures' algorithm", name, "one of sb3_delight")
 

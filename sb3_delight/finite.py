@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_delight.buffers import Samples, observation_parts
+from sb3_delight.forward import unvalidated_distributions
 
-__all__ = ["NotFiniteError", "check_gradients", "check_observations", "check_rollout", "finite_parts"]
+__all__ = ["NotFiniteError", "check_gradients", "check_observations", "check_policy", "check_rollout", "finite_parts"]
 
 
 class NotFiniteError(ValueError):
@@ -52,6 +54,20 @@ def check_observations(observations: Any, timestep: int) -> None:
     """:raises NotFiniteError: if an observation of the environments is not finite"""
     if not all(np.isfinite(part).all() for part in observation_parts(observations)):
         raise NotFiniteError("observation", timestep)
+
+
+@torch.no_grad()
+def check_policy(policy: ActorCriticPolicy, observations: Any, timestep: int) -> None:
+    """:raises ValueError: if what the policy makes of observations, which are finite, is not"""
+    batch, _ = policy.obs_to_tensor(observations)
+    any_actions = torch.zeros((len(observation_parts(batch)[0]), *(policy.action_space.shape or ())))
+    with unvalidated_distributions():
+        values, log_prob, _ = policy.evaluate_actions(batch, any_actions.to(policy.device))
+    if not (values.isfinite().all() and log_prob.isfinite().all()):
+        raise ValueError(
+            f"the policy's output is NaN or inf at timestep {timestep}, though observations are finite: its parameters "
+            "have grown out of range. Load an earlier checkpoint, and lower learning_rate or max_grad_norm."
+        )
 
 
 def check_gradients(metrics: Mapping[str, Sequence[Tensor]]) -> None:

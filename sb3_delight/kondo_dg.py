@@ -103,12 +103,15 @@ class KondoDG(PolicyGradient):
         allowed = "'recompute' with actors and surprisal_baseline='mode': the baseline is the learner's"
         require(not foreign, "screen", self.screen, allowed)
         self.temperature = as_schedule("temperature", self.temperature)
-        start = self.temperature(1.0)
+        self._check_temperature(self.temperature(1.0))
+
+    def _check_temperature(self, temperature: float) -> None:
+        rate = self.gate_rate
         allowed = (
             "0 (hard gate) or positive" if rate is None else "0 (hard gate), or positive and finite, with a gate_rate"
         )
-        require(start >= 0 and (rate is None or start < math.inf), "temperature", start, allowed)
-        require(rate != 1 or start == 0, "gate_rate", rate, "below 1 with a positive temperature")
+        require(temperature >= 0 and (rate is None or temperature < math.inf), "temperature", temperature, allowed)
+        require(rate != 1 or temperature == 0, "gate_rate", rate, "below 1 with a positive temperature")
 
     def _select(self, rollout: Samples) -> Tensor | None:
         log_prob = rollout.old_log_prob
@@ -122,6 +125,7 @@ class KondoDG(PolicyGradient):
         if self.normalize_delight:
             score = objectives.scale_by_rms(score)
         temperature = self._current(self.temperature)
+        self._check_temperature(temperature)
         if self.gate_rate is not None and temperature == 0:
             kept = objectives.top_rows(score, self.gate_rate)
             self.record("gate_mean", len(kept) / len(score))

@@ -7,7 +7,7 @@ Every method in this field is a detached weight :math:`w` on the same term,
 so a method *is* its weight: call :func:`policy_gradient_loss` with it and take the gradient.
 The printed loss value is not comparable between methods or libraries; its gradient is.
 
-This module needs nothing but torch, so that it also serves trainers that never saw stable-baselines3.
+This module needs nothing but torch, so that the file alone also serves trainers that never saw stable-baselines3.
 
 Shapes. ``log_prob`` (nats, finite) has any shape. ``advantage`` and ``behaviour_log_prob`` are scalar tensors, or have
 as many dimensions as ``log_prob`` with every size equal to its size or to 1. So one advantage per sequence meets
@@ -67,7 +67,8 @@ def surprisal(log_prob: Tensor, clip: float | None = None) -> Tensor:
         return -log_prob
     if not clip > 0:
         raise ValueError(f"clip must be a positive number of nats or None, got {clip!r}")
-    return (-log_prob).clamp(-clip, clip)
+    bound = min(clip, torch.finfo(log_prob.dtype).max)
+    return (-log_prob).clamp(-bound, bound)
 
 
 @torch.no_grad()
@@ -107,13 +108,14 @@ def priority(
     :param advantage: see the module's note on shapes
     :param clip: bound on the surprisal, see :func:`surprisal`
     :param additive_alpha: :math:`\alpha`
-    :return: score, ``[*]``, without gradient
+    :return: score, ``[*]``, a tensor of its own (mask it in place if you like), without gradient
     :raises ValueError: if the name is none of these
     """
     _check_shapes(log_prob, advantage=advantage)
     if name not in PRIORITIES:
         raise ValueError(f"priority must be one of {list(PRIORITIES)}, got {name!r}")
-    return PRIORITIES[name](surprisal(log_prob, clip), advantage, additive_alpha).expand(log_prob.shape).detach()
+    score = PRIORITIES[name](surprisal(log_prob, clip), advantage, additive_alpha).expand(log_prob.shape)
+    return score.to(torch.promote_types(score.dtype, log_prob.dtype), copy=True)  # advantages may be whole numbers
 
 
 PRIORITIES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
@@ -137,7 +139,8 @@ def sequence_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
     :param values: ``[B, T]``
     :param mask: 1 for tokens that count, ``[B, T]``; ``None`` counts all
-    :return: ``[B]``; 0 for a sequence without counted tokens
+    :return: ``[B]``; 0 for a sequence without counted tokens, which is above any failure's delight: before
+        :func:`top_rows` set it to ``-inf`` where there may be such sequences
     :raises ValueError: if the shapes differ or ``values`` is not two-dimensional
     """
     counted = _token_mask("values", values, mask)
@@ -171,7 +174,7 @@ def standardize(values: Tensor) -> Tensor:
     :return: ``[*]``
     """
     if values.numel() < 2:
-        return values.detach()
+        return values.clone()
     wide = values.to(_wide(values.dtype))
     return _narrow((wide - wide.mean()) / (wide.std() + 1e-8), values)
 
@@ -189,18 +192,24 @@ def gate(delight: Tensor, temperature: float = 1.0, price: float | Tensor = 0.0)
 
     :param delight: delight, or any other score, ``[*]``
     :param temperature: softness :math:`\eta` of the gate, in units of delight; 0 and ``inf`` are allowed
-    :param price: what one sample must be worth, :math:`\lambda`, in units of delight
+    :param price: what one sample must be worth, :math:`\lambda`, in units of delight; a scalar or ``[*]``
     :return: gate in [0, 1], ``[*]``, without gradient
-    :raises ValueError: if ``temperature`` is negative or NaN, or ``price`` is NaN
+    :raises ValueError: if ``temperature`` is negative or NaN, or ``price`` is NaN or does not fit
     """
     _check_temperature(temperature)
-    if isinstance(price, float) and math.isnan(price):
+    if isinstance(price, Tensor):
+        if price.shape not in ((), delight.shape):
+            raise ValueError(f"price must be a scalar or shaped like delight, got shape {tuple(price.shape)}")
+    elif math.isnan(price):
         raise ValueError("price must be a number, got nan")
-    if temperature < torch.finfo(_wide(delight.dtype)).tiny:  # 0, and what rounds to it
-        return (delight > price).to(delight.dtype)
-    if math.isinf(temperature):
-        return torch.full_like(delight, 0.5)
-    return torch.sigmoid((delight - price) / temperature)
+    wide = delight.to(_wide(delight.dtype))
+    if temperature < torch.finfo(wide.dtype).tiny:  # 0, and what rounds to it
+        opened = (wide > price).to(wide.dtype)
+    elif temperature == math.inf:  # isinf would make torch.compile trace every temperature anew
+        opened = torch.full_like(wide, 0.5)
+    else:
+        opened = torch.sigmoid((wide - price) / temperature)
+    return _narrow(opened, delight)
 
 
 def rows_at_rate(n_rows: int, rate: float) -> int:
@@ -218,7 +227,7 @@ def top_rows(score: Tensor, rate: float) -> Tensor:
 
     The number of rows is known from the shape alone, so nothing is read back from the device.
 
-    :param score: ``[B]``
+    :param score: ``[B]``, without NaN; of the *whole* batch, as of every part of a batch at least one row is kept
     :param rate: share of rows to keep, in (0, 1]
     :return: row numbers, ``[ceil(rate * B)]``, highest score first
     :raises ValueError: if ``rate`` is outside (0, 1], or ``score`` is not one-dimensional
@@ -236,10 +245,10 @@ def price_for_rate(delight: Tensor, rate: float, temperature: float = 0.0) -> Te
     delights straddle the boundary (:func:`top_rows` breaks such ties). With a positive temperature the price is
     solved for, not taken from a quantile: a quantile prices a soft gate wrongly (a target of .1 would keep about .27).
 
-    :param delight: delight, or any other score, ``[*]``, finite, not empty
+    :param delight: delight, or any other score, ``[*]``, finite, not empty; of padded sequences ``delight[mask]``
     :param rate: wanted mean gate, in (0, 1]; below 1 if the temperature is positive
     :param temperature: of the gate, in units of delight; finite
-    :return: the price, a scalar tensor on the device of ``delight``; nothing is read back
+    :return: the price, a scalar tensor on the device of ``delight``, of half precision in single; nothing is read back
     :raises ValueError: if ``rate`` or ``temperature`` is outside its range, or ``delight`` is empty
     """
     _check_rate(rate)
@@ -248,7 +257,7 @@ def price_for_rate(delight: Tensor, rate: float, temperature: float = 0.0) -> Te
         raise ValueError("temperature must be finite to solve for a price: an infinite one fixes the gate at 1/2")
     if delight.numel() == 0:
         raise ValueError("delight must hold at least one value, got an empty tensor")
-    flat = delight.flatten()
+    flat = delight.flatten().to(_wide(delight.dtype))
     if temperature == 0:
         kept = rows_at_rate(flat.numel(), rate)
         if kept == flat.numel():
@@ -264,7 +273,7 @@ def price_for_rate(delight: Tensor, rate: float, temperature: float = 0.0) -> Te
         middle = (low + high) / 2
         too_cheap = torch.sigmoid((wide - middle) / temperature).mean() > rate
         low, high = torch.where(too_cheap, middle, low), torch.where(too_cheap, high, middle)
-    return ((low + high) / 2).to(delight.dtype)
+    return ((low + high) / 2).to(flat.dtype)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -307,14 +316,15 @@ def importance_weight(
     :param advantage: see the module's note on shapes
     :param behaviour_log_prob: log-probability under the policy that acted
     :param clip: upper bound on the ratio (truncated importance sampling); ``None`` leaves it unbounded, and unbiased
-    :return: weight, ``[*]``
+    :return: weight, ``[*]``, of half precision in single; finite, as an advantage of 0 must stay 0
     :raises ValueError: if ``clip`` is not positive
     """
     _check_shapes(log_prob, advantage=advantage, behaviour_log_prob=behaviour_log_prob)
     if clip is not None and not clip > 0:
         raise ValueError(f"clip must be a positive ratio or None, got {clip!r}")
-    ratio = torch.exp(log_prob - behaviour_log_prob)
-    return ratio if clip is None else ratio.clamp(max=clip)
+    log_ratio = log_prob - behaviour_log_prob
+    ratio = torch.exp(log_ratio.to(_wide(log_ratio.dtype)))
+    return ratio.clamp(max=min(clip or math.inf, torch.finfo(ratio.dtype).max))
 
 
 @torch.no_grad()
@@ -327,14 +337,13 @@ def ppo_clip_weight(log_prob: Tensor, advantage: Tensor, behaviour_log_prob: Ten
     :param advantage: see the module's note on shapes
     :param behaviour_log_prob: log-probability under the policy that acted
     :param clip_range: :math:`\epsilon`; 0, where a schedule ends, stops every row that has moved
-    :return: weight, ``[*]``; at most 1e8 (half precision: its largest number): a failure that the behaviour hardly ever
-        chose has a ratio without bound, and the square of a gradient must not overflow
+    :return: weight, ``[*]``, of half precision in single; at most 1e8: a failure that the behaviour hardly ever chose
+        has a ratio without bound, and the square of a gradient must not overflow
     :raises ValueError: if ``clip_range`` is negative, infinite or NaN
     """
     if not 0 <= clip_range < math.inf:
         raise ValueError(f"clip_range must be a finite number, 0 or more, got {clip_range!r}")
-    largest = min(1e8, torch.finfo(torch.result_type(log_prob, behaviour_log_prob)).max)
-    ratio = importance_weight(log_prob, advantage, behaviour_log_prob, clip=largest)
+    ratio = importance_weight(log_prob, advantage, behaviour_log_prob, clip=1e8)
     clipped = torch.where(advantage > 0, ratio > 1 + clip_range, ratio < 1 - clip_range)
     return ratio.masked_fill(clipped, 0)
 
@@ -351,11 +360,12 @@ def simple_po_weight(
     :param advantage: see the module's note on shapes
     :param behaviour_log_prob: log-probability under the policy that acted
     :param clip_range: :math:`\epsilon`
-    :return: weight, negative once the ratio is past :math:`1 \pm \epsilon` in the advantage's direction, ``[*]``
+    :return: weight, negative once the ratio is past :math:`1 \pm \epsilon` in the advantage's direction, ``[*]``, of
+        half precision in single; by a ratio of at most 1e8, as in :func:`ppo_clip_weight`
     :raises ValueError: if ``clip_range`` is not positive
     """
     _check_positive("clip_range", clip_range)
-    ratio = importance_weight(log_prob, advantage, behaviour_log_prob)
+    ratio = importance_weight(log_prob, advantage, behaviour_log_prob, clip=1e8)
     return ratio * (1 - torch.sign(advantage) * (ratio - 1) / clip_range)
 
 
@@ -401,21 +411,24 @@ def asympo_weight(
     :param p_high: upper bound of the stable form; ``None`` for the plain form
     :param surprisal_floor: lower bound on :math:`S`, so that a certain response does not divide by zero
     :return: weight, ``[B, T]``, 0 outside the mask
-    :raises ValueError: if a shape is not as stated, or a bound is outside (0, 1)
+    :raises ValueError: if a shape is not as stated, or a bound is outside (0, 1), or they cross
     """
     _check_shapes(log_prob, advantage=advantage)
     for name, bound in (("p_low", p_low), ("p_high", p_high)):
         if bound is not None and not 0 < bound < 1:
             raise ValueError(f"{name} must be a probability in (0, 1) or None, got {bound!r}")
+    if p_low is not None and p_high is not None and p_low >= p_high:
+        raise ValueError(f"p_low must be below p_high, got {p_low!r} and {p_high!r}")
     _check_positive("surprisal_floor", surprisal_floor)
     counted = _token_mask("log_prob", log_prob, mask)
-    tokens = counted.sum(dim=1, keepdim=True).clamp(min=1)
+    wide = _wide(log_prob.dtype)
+    tokens = counted.sum(dim=1, keepdim=True, dtype=wide).clamp(min=1)
     bounded = log_prob
     if p_high is not None:
         bounded = torch.where(advantage >= 0, bounded.clamp(max=math.log(p_high)), bounded)
     if p_low is not None:
         bounded = torch.where(advantage < 0, bounded.clamp(min=math.log(p_low)), bounded)
-    total = -bounded.masked_fill(~counted, 0).sum(dim=1, keepdim=True, dtype=_wide(log_prob.dtype))
+    total = -bounded.masked_fill(~counted, 0).sum(dim=1, keepdim=True, dtype=wide)
     pushed = counted & (bounded == log_prob)
     return _narrow(pushed / total.clamp(min=tokens * surprisal_floor), log_prob)
 
@@ -429,7 +442,7 @@ def policy_gradient_loss(
     log_prob: Tensor,
     advantage: Tensor,
     weight: Tensor,
-    batch_size: int | None = None,
+    batch_size: float | Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
     r"""The one loss: :math:`-\frac1B \sum_t \mathrm{sg}(w_t A_t) \log \pi(a_t \mid s_t)`.
@@ -440,23 +453,33 @@ def policy_gradient_loss(
     :param log_prob: log-probability under the learner's current policy, ``[*]``; the gradient flows through it alone
     :param advantage: see the module's note on shapes
     :param weight: of any function above, shaped like ``advantage`` or like ``log_prob``; taken as a constant
-    :param batch_size: :math:`B`; by default the number of terms (of counted terms, if there is a mask)
+    :param batch_size: :math:`B`, above 0; by default the number of terms (of counted terms, if there is a mask).
+        Micro-batches of different sizes need that of the whole step, their losses summed; processes whose gradients
+        are averaged (DistributedDataParallel) that of all processes divided by their number. As a scalar tensor it
+        is used unchecked: nothing is read back.
     :param mask: 1 for terms that count, shaped like ``log_prob``; the others contribute nothing, whatever they hold
-    :return: scalar, of half precision in single
-    :raises ValueError: if the shapes do not fit, or ``batch_size`` is below 1
+    :return: scalar, in the precision of ``log_prob``, of half precision in single
+    :raises ValueError: if the shapes do not fit, or ``batch_size`` is not positive and finite
     """
     _check_shapes(log_prob, advantage=advantage, weight=weight)
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, got {batch_size!r}")
-    coefficient = (weight * advantage).detach()
+    if isinstance(batch_size, Tensor):
+        if batch_size.ndim != 0:
+            raise ValueError(f"batch_size must be a number or a scalar tensor, got shape {tuple(batch_size.shape)}")
+    elif batch_size is not None:
+        _check_positive("batch_size", batch_size)
+    wide = _wide(log_prob.dtype)
+    coefficient = (weight.to(wide) * advantage.to(wide)).detach()
+    log_prob = log_prob.to(wide)
     if mask is None:
-        return -(coefficient * log_prob).sum(dtype=_wide(log_prob.dtype)) / (batch_size or max(log_prob.numel(), 1))
-    if mask.shape != log_prob.shape:
-        raise ValueError(f"mask must have log_prob's shape {tuple(log_prob.shape)}, got {tuple(mask.shape)}")
-    counted = mask.to(torch.bool)
-    # Both factors are blanked: a NaN in either would reach the gradient of the other as 0 * NaN.
-    term = coefficient.masked_fill(~counted, 0) * log_prob.masked_fill(~counted, 0)
-    return -term.sum(dtype=_wide(term.dtype)) / (batch_size or counted.sum().clamp(min=1))
+        terms: int | Tensor = max(log_prob.numel(), 1)
+    else:
+        if mask.shape != log_prob.shape:
+            raise ValueError(f"mask must have log_prob's shape {tuple(log_prob.shape)}, got {tuple(mask.shape)}")
+        counted = mask.to(torch.bool)
+        terms = counted.sum().clamp(min=1)
+        # Both factors are blanked: a NaN in either would reach the gradient of the other as 0 * NaN.
+        coefficient, log_prob = coefficient.masked_fill(~counted, 0), log_prob.masked_fill(~counted, 0)
+    return -(coefficient * log_prob).sum() / (terms if batch_size is None else batch_size)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeVar
 
+import gymnasium
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -26,7 +28,14 @@ from torch.nn import functional
 from sb3_delight import objectives
 from sb3_delight.arguments import SUPPORTED_SPACES, as_schedule, check_spaces, is_whole, number, require
 from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout, take, take_slice
-from sb3_delight.finite import NotFiniteError, check_gradients, check_observations, check_rollout, finite_parts
+from sb3_delight.finite import (
+    NotFiniteError,
+    check_gradients,
+    check_observations,
+    check_policy,
+    check_rollout,
+    finite_parts,
+)
 from sb3_delight.forward import evaluate_rows, unvalidated_distributions
 from sb3_delight.minibatches import Rows, deal_rows
 from sb3_delight.normalization import load_statistics, statistics_of
@@ -143,9 +152,13 @@ class PolicyGradient(OnPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        if env is not None:
+        if env is not None or _init_setup_model:  # load() gives it later
+            known = isinstance(env, str | gymnasium.Env | VecEnv)
+            require(known, "env", env, "an environment, a vectorised environment, or a registered id")
             env = maybe_make_env(env, verbose)
             check_spaces(env.observation_space, env.action_space)
+            fits = policy != "MultiInputPolicy" or isinstance(env.observation_space, spaces.Dict)
+            require(fits, "policy", policy, "'MlpPolicy' or 'CnnPolicy' where observations are no Dict")
         super().__init__(
             policy,
             env,
@@ -374,13 +387,18 @@ class PolicyGradient(OnPolicyAlgorithm):
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        """As in stable-baselines3, with a clear error where an observation is not finite; or the next of the actors."""
+        """As in stable-baselines3, with a clear error where something is not finite; or the next rollout of the actors.
+
+        :raises ValueError: if an observation, or what the policy makes of it, is not finite
+        """
         if self._intake is not None:
             return self._intake.collect_rollout(self, callback)
         try:
             complete = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
-        except (ValueError, RuntimeError) as error:  # how a distribution refuses what such an observation makes of it
+        except Exception as error:  # of a distribution, or of an environment that was given a NaN
             self._check_last_observation(error)
+            if self._last_obs is not None:
+                check_policy(self.policy, self._last_obs, self.num_timesteps)
             raise
         self._check_last_observation()
         return complete

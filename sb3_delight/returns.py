@@ -24,19 +24,19 @@ def gae(
     :math:`\gamma V(s_{terminal})` to its reward beforehand, as stable-baselines3's rollouts do.
     Operations are in the order of stable-baselines3's ``compute_returns_and_advantage``: results agree bit for bit.
 
-    :param rewards: ``[T, N]`` for T steps of N environments
+    :param rewards: ``[T, N]`` for T steps of N environments; like all values finite, past the end of an episode too
     :param values: value estimates of the states acted in, ``[T, N]``
     :param episode_starts: 1 where a step is the first of its episode, ``[T, N]``
     :param last_values: value estimates of the states after the last step, ``[N]``
     :param last_dones: 1 where the last step ended its episode, ``[N]``
     :param gamma: discount
     :param gae_lambda: 1 is the Monte-Carlo advantage, 0 the one-step one
-    :return: advantages and returns (advantages + values), both ``[T, N]``
+    :return: advantages and returns (advantages + values), both ``[T, N]``; of half precision in single
     :raises ValueError: if the shapes do not fit
     """
     deltas, decays = _deltas(rewards, values, episode_starts, last_values, last_dones, gamma, gae_lambda)
     advantages = torch.empty_like(deltas)
-    running = torch.zeros_like(last_values)
+    running = deltas.new_zeros(last_values.shape)
     # One multiply and one add a step: everything that does not recur is done above, for all steps at once.
     for delta, decay, advantage in reversed(list(zip(deltas, decays, advantages, strict=True))):
         running = torch.add(delta, decay * running, out=advantage)
@@ -72,7 +72,7 @@ def vtrace(
         raise ValueError(f"log_ratio must be [T, N] = {list(rewards.shape)}, got {tuple(log_ratio.shape)}")
     ratio = log_ratio.exp().clamp(max=1)
     advantages = torch.empty_like(deltas)
-    correction = torch.zeros_like(last_values)  # v - V of the step after
+    correction = deltas.new_zeros(last_values.shape)  # v - V of the step after
     for delta, decay, rho, advantage in reversed(list(zip(deltas, decays, ratio, advantages, strict=True))):
         correction = rho * torch.add(delta, decay * correction, out=advantage)
     return advantages, values + ratio * advantages
@@ -101,8 +101,10 @@ def _deltas(
             f"last_values and last_dones must be [N] = {list(rewards.shape[1:])}, got "
             f"{tuple(last_values.shape)} and {tuple(last_dones.shape)}"
         )
-    next_values = torch.cat([values[1:], last_values[None]])
-    continues = 1.0 - torch.cat([episode_starts[1:], last_dones[None]]).to(rewards.dtype)
+    # A sum over hundreds of steps, and a discount of .999, are beyond half precision.
+    wide = torch.promote_types(torch.promote_types(rewards.dtype, values.dtype), torch.float32)
+    next_values = torch.cat([values[1:], last_values[None]]).to(wide)
+    continues = 1.0 - torch.cat([episode_starts[1:], last_dones[None]]).to(wide)
     return rewards + gamma * next_values * continues - values, (gamma * gae_lambda) * continues
 
 
@@ -111,9 +113,14 @@ def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
     """Share of the returns' variance that the values explain: 1 is perfect, 0 no better than a constant.
 
     :param values: ``[*]``
-    :param returns: ``[*]``
+    :param returns: ``[*]``, not empty
     :return: scalar; NaN where the returns do not vary
+    :raises ValueError: if the shapes differ, or are empty
     """
+    if not values.shape == returns.shape or not returns.numel():
+        raise ValueError(
+            f"values and returns must share one shape, not empty, got {tuple(values.shape)} and {tuple(returns.shape)}"
+        )
     explained = 1 - (returns - values).var(correction=0) / returns.var(correction=0)
     # Not by the variance: rounding gives equal values one.
     return torch.where(returns.max() > returns.min(), explained, torch.nan)

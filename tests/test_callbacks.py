@@ -36,6 +36,16 @@ def test_no_figure_mixes_two_rollouts(tmp_path: Path) -> None:
     assert "delight/figure" not in events.Tags()["images"]
 
 
+def test_every_run_counts_its_own_updates(tmp_path: Path) -> None:
+    model = DG("MlpPolicy", "CartPole-v1", n_steps=16, seed=0, device="cpu", tensorboard_log=str(tmp_path))
+    figures = DelightFigures(every=2)
+    for run in ("DG_1", "DG_2"):
+        model.learn(16 * 3, callback=figures, log_interval=1)
+        events = EventAccumulator(str(tmp_path / run), size_guidance={"images": 0})
+        events.Reload()
+        assert [event.step for event in events.Images("delight/figure")] == [16 * 3, 16 * 3]
+
+
 def test_last_update_weighs_dropped_rows_zero() -> None:
     model = KondoDG("MlpPolicy", "CartPole-v1", n_steps=20, gate_rate=0.25, seed=0, device="cpu")
     assert model.last_update is None

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from sb3_delight import objectives
 from sb3_delight.objectives import (
     PRIORITIES,
     asympo_weight,
@@ -283,6 +283,21 @@ def test_default_batch_size_is_the_number_of_counted_terms() -> None:
         assert_same(default, policy_gradient_loss(log_prob, advantage, ones, n_terms, counted))
 
 
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_micro_batches_and_processes_add_up_to_the_whole_batch(n_processes: int) -> None:
+    """Of different sizes, as sequences are: a process sums the losses of its micro-batches, gradients are averaged."""
+    log_prob, advantage, _ = batch((12, 5), (12, 1))
+    mask = torch.arange(5) < torch.tensor([1, 5, 2, 4, 3, 0, 5, 1, 1, 2, 2, 4])[:, None]
+    weight = dg_weight(log_prob, advantage)
+    expected = gradient(policy_gradient_loss(log_prob, advantage, weight, mask=mask), log_prob)
+    for batch_size in (30 / n_processes, torch.tensor(30 / n_processes)):
+        losses = [
+            policy_gradient_loss(log_prob[part], advantage[part], weight[part], batch_size, mask[part])
+            for part in torch.arange(12).split([1, 4, 7])
+        ]
+        assert_same(gradient(torch.stack(losses).sum() / n_processes, log_prob), expected)
+
+
 @pytest.mark.parametrize("batch_size", [None, 10])
 def test_no_rows_give_a_zero_loss_with_a_zero_gradient(batch_size: int | None) -> None:
     log_prob, advantage, _ = batch((4,))
@@ -424,6 +439,28 @@ def test_a_quantile_would_price_the_soft_gate_wrongly() -> None:
 # Scaling
 
 
+def test_scores_are_memory_of_their_own() -> None:
+    """Whoever hides padding in place must not change the advantages."""
+    for advantage in (torch.ones(2, 3), torch.ones(2, 1)):
+        for name in PRIORITIES:
+            priority(name, torch.full((2, 3), -1.0), advantage)[:, 2] = -math.inf
+        assert torch.equal(advantage, torch.ones_like(advantage))
+    one = torch.ones(1)
+    standardize(one)[0] = 2
+    assert one == 1
+
+
+def test_advantages_may_be_whole_numbers() -> None:
+    rewards = torch.tensor([1, 1, 1, -1, -1, 0, 0, 0])
+    for name in PRIORITIES.keys() - {"random"}:
+        score = priority(name, -torch.ones(8), rewards)
+        assert torch.equal(score, priority(name, -torch.ones(8), rewards.float()))
+        assert score.dtype == torch.float32
+    assert gate(rewards, math.inf).tolist() == [0.5] * 8
+    assert gate(rewards, 0.5, price_for_rate(rewards, 0.3, 0.5)).mean().item() == pytest.approx(0.3)
+    assert gate(rewards, 0.0, price_for_rate(rewards, 1.0)).tolist() == [1.0] * 8
+
+
 def test_scale_by_rms_gives_unit_scale_and_moves_no_sign() -> None:
     values = torch.tensor([[-3.0, 0.0], [1.0, 100.0]])
     assert scale_by_rms(values).square().mean() == pytest.approx(1)
@@ -505,6 +542,8 @@ BAD_INPUT: list[tuple[str, Callable[[], object]]] = [
     *[("rate", lambda bad=bad: top_rows(ROW, bad)) for bad in (0, 1.1, math.nan)],
     ("score", lambda: top_rows(ROW[None], 0.5)),
     ("price", lambda: gate(ROW, 1.0, math.nan)),
+    *[("price", lambda bad=bad: gate(ROW, 1.0, bad)) for bad in (np.float32("nan"), TOKENS, ROW[:1])],
+    ("p_low", lambda: asympo_weight(TOKENS, TOKENS, p_low=0.9, p_high=0.1)),
     *[("rate", lambda bad=bad: price_for_rate(ROW, bad)) for bad in (0, 1.1, math.nan)],
     ("rate", lambda: price_for_rate(ROW, 1.0, temperature=1.0)),
     *[("delight", lambda soft=soft: price_for_rate(ROW[:0], 0.5, soft)) for soft in (0.0, 1.0)],
@@ -514,7 +553,7 @@ BAD_INPUT: list[tuple[str, Callable[[], object]]] = [
     *[("p_low", lambda bad=bad: asympo_weight(TOKENS, TOKENS, p_low=bad)) for bad in (0, 1, -0.1, math.nan)],
     *[("p_high", lambda bad=bad: asympo_weight(TOKENS, TOKENS, p_high=bad)) for bad in (0, 1, 1.1, math.nan)],
     *[("surprisal_floor", lambda bad=bad: asympo_weight(TOKENS, TOKENS, surprisal_floor=bad)) for bad in (0, math.nan)],
-    *[("batch_size", lambda bad=bad: policy_gradient_loss(ROW, ROW, ROW, bad)) for bad in (0, -1)],
+    *[("batch_size", lambda bad=bad: policy_gradient_loss(ROW, ROW, ROW, bad)) for bad in (0, -1, math.nan, ROW)],
     ("advantage", lambda: delight(TOKENS, ROW)),
     ("advantage", lambda: asympo_weight(TOKENS, ROW)),
     ("advantage", lambda: policy_gradient_loss(TOKENS, ROW, TOKENS)),
@@ -536,15 +575,48 @@ def test_bad_input_is_a_value_error_naming_the_argument(name: str, call: Callabl
 
 
 def test_the_equations_need_neither_stable_baselines3_nor_gymnasium() -> None:
-    # Loaded by path: importing the package would run its __init__, which does import stable-baselines3.
     script = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("objectives", sys.argv[1])
-spec.loader.exec_module(importlib.util.module_from_spec(spec))
-print({"torch", "stable_baselines3", "gymnasium"} & set(sys.modules))
+import sys
+sys.modules["gymnasium"] = sys.modules["stable_baselines3"] = None  # as if not installed
+from sb3_delight import objectives, returns
+print(objectives.gate(returns.torch.zeros(())).item())
 """
-    run = subprocess.run([sys.executable, "-c", script, str(objectives.__file__)], capture_output=True, text=True)
-    assert run.stdout.strip() == "{'torch'}", run.stderr
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.stdout.strip() == "0.5", run.stderr
+
+
+def test_the_equations_compile_without_a_break() -> None:
+    # In a process of its own: torch's compiler changes settings of torch.distributions.
+    script = """
+import torch
+from sb3_delight.objectives import *
+
+def step(log_prob, advantage, behaviour, mask, temperature, batch_size):
+    weights = (
+        dg_weight(log_prob, advantage, temperature, clip=10.0),
+        ppo_clip_weight(log_prob, advantage, behaviour),
+        importance_weight(log_prob, advantage, behaviour),
+        simple_po_weight(log_prob, advantage, behaviour),
+        scaled_weight(log_prob, advantage),
+        asympo_weight(log_prob, advantage, mask),
+    )
+    losses = [policy_gradient_loss(log_prob, advantage, weight, batch_size, mask) for weight in weights]
+    score = sequence_mean(delight(log_prob, advantage), mask)
+    price = price_for_rate(score, 0.5, 0.3)
+    return torch.stack([*losses, gate(score, temperature, price).mean(), top_rows(score, 0.5).sum()])
+
+torch.manual_seed(0)
+log_prob, behaviour = -torch.rand(2, 4, 5)
+arguments = log_prob, torch.randn(4, 1), behaviour, torch.rand(4, 5) < 0.7
+compiled = torch.compile(step, fullgraph=True, backend="eager")
+for temperature in (1.0, 0.9, 0.8, 0.7):
+    for batch_size in (None, 7, torch.tensor(7)):
+        torch.testing.assert_close(
+            compiled(*arguments, temperature, batch_size), step(*arguments, temperature, batch_size)
+        )
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 def test_a_float_is_no_tensor_and_said_so() -> None:
@@ -574,6 +646,36 @@ def test_sums_and_scales_bear_half_precision(dtype: torch.dtype) -> None:
     ratio = ppo_clip_weight(torch.zeros(2, dtype=dtype), -torch.ones(2, dtype=dtype), terms[:2])
     assert (ratio > 1e4).all()
     assert ratio.isfinite().all()
+    assert policy_gradient_loss(terms[:2], -4 * one[:2], ratio, batch_size=10_000).isfinite()
+    assert surprisal(terms[:1], clip=1e6).tolist() == [300.0]
+    assert importance_weight(one[:1], one[:1], terms[:1], clip=1e5).tolist() == [1e5]
+    scores = (10 + torch.randn(4000, generator=torch.Generator().manual_seed(0))).to(dtype)
+    for temperature in (0.0, 0.1):
+        for rate in (0.1, 0.9):
+            price = price_for_rate(scores, rate, temperature)
+            kept = gate(scores, temperature, price).double().mean().item()
+            assert kept <= rate if temperature == 0 else kept == pytest.approx(rate, rel=2e-3)
+    assert gate(scores, 0.0, price_for_rate(scores, 1.0)).mean() == 1
+
+
+def test_the_loss_has_the_precision_of_the_log_probability() -> None:
+    """Whether there is a mask or not: advantages of NumPy are often in double."""
+    log_prob, advantage = torch.zeros(4, 5), torch.ones(4, 1, dtype=torch.float64)
+    for mask in (None, torch.ones(4, 5)):
+        assert (
+            policy_gradient_loss(log_prob, advantage, dg_weight(log_prob, advantage), mask=mask).dtype == torch.float32
+        )
+
+
+@pytest.mark.parametrize("weight", [importance_weight, ppo_clip_weight, simple_po_weight])
+def test_a_ratio_without_bound_times_an_advantage_of_0_is_0(weight: Function) -> None:
+    log_prob = torch.tensor([-1.0, -1.0], requires_grad=True)
+    advantage = torch.tensor([0.0, 1e-9])
+    loss = policy_gradient_loss(log_prob, advantage, weight(log_prob, advantage, torch.tensor([-200.0, -200.0])))
+    assert gradient(loss, log_prob).isfinite().all()
+    assert gradient(
+        policy_gradient_loss(log_prob, advantage[0], weight(log_prob, advantage[0], torch.tensor(-200.0))), log_prob
+    ).tolist() == [0, 0]
 
 
 def test_random_rows_of_half_precision_do_not_go_by_position() -> None:

@@ -1,6 +1,7 @@
 """The loop: its arguments, its refusal of what is not finite, its logs, and what it saves."""
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,34 @@ def test_bad_arguments_are_refused_by_name(cls: type[PolicyGradient], name: str,
         ({"gate_rate": 0.5, "temperature": float("inf")}, "temperature"),
         ({"gate_rate": 1.0, "temperature": 1.0}, "gate_rate"),
         ({"priority": "random"}, "gate_rate"),
+        ({"temperature": lambda progress: "warm"}, "temperature"),
     ],
 )
 def test_arguments_that_exclude_each_other_are_refused_by_name(arguments: dict[str, Any], name: str) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must be "):
         make(KondoDG, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "arguments", "name"),
+    [
+        (lambda progress: 1 - progress, {"gate_rate": 1.0}, "gate_rate"),
+        (lambda progress: 1.0 if progress == 1 else math.inf, {"gate_rate": 0.5}, "temperature"),
+        (lambda progress: progress - 0.9, {}, "temperature"),
+    ],
+)
+def test_a_gates_temperature_that_turns_bad_is_refused_by_name(
+    schedule: Any, arguments: dict[str, Any], name: str
+) -> None:
+    model = make(KondoDG, temperature=schedule, **arguments)
+    with pytest.raises(ValueError, match=rf"^{name} must be "):
+        model.learn(64)
+
+
+@pytest.mark.parametrize("env", [None, 5, ["CartPole-v1"], DummyVecEnv])
+def test_what_is_no_environment_is_refused(env: Any) -> None:
+    with pytest.raises(ValueError, match=r"^env must be an environment, a vectorised environment, or a registered id"):
+        make(env=env)
 
 
 @pytest.mark.parametrize("arguments", [{"use_sde": True}, {"use_sde": True, "policy_kwargs": {"squash_output": True}}])
@@ -413,6 +437,40 @@ def test_observations_that_are_not_finite_are_reported_without_torchs_checks_too
             model.learn(64)
     finally:
         torch.distributions.Distribution.set_default_validate_args(True)
+
+
+@pytest.mark.parametrize(
+    "action_space",
+    [
+        gym.spaces.Box(-1.0, 1.0, (2,), np.float32),
+        gym.spaces.Discrete(3),
+        gym.spaces.MultiDiscrete([2, 2]),
+        gym.spaces.MultiBinary(2),
+    ],
+)
+@pytest.mark.parametrize("validated", [True, False])
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_a_policy_that_is_not_finite_is_a_value_error(action_space: Any, validated: bool) -> None:
+    """Of which RL-Zoo prunes a trial; of a RuntimeError, torch's, a study would end."""
+    model = make(DG, AnySpaces(gym.spaces.Box(-1.0, 1.0, (2,), np.float32), action_space))
+    torch.nn.init.constant_(model.policy.action_net.weight, math.nan)  # type: ignore[arg-type]
+    torch.distributions.Distribution.set_default_validate_args(validated)
+    try:
+        named = "the policy's output is NaN or inf at timestep 0|NaN or inf log-probability of the policy"
+        with pytest.raises(ValueError, match=named):
+            model.learn(64)
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(True)
+
+
+def test_errors_of_the_environment_are_not_blamed_on_the_policy() -> None:
+    class Raises(Poisoned):
+        def step(self, action: Any) -> Any:
+            raise ValueError("no more joy")
+
+    model = make(DG, Raises(gym.make("Pendulum-v1"), "reward", 0.0, 0))
+    with pytest.raises(ValueError, match="no more joy"):
+        model.learn(64)
 
 
 # ------------------------------------------------------------------------------ advantage scaling

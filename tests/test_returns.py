@@ -172,6 +172,17 @@ def test_ends_of_episodes_may_be_booleans(cut: Callable[..., Any]) -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("estimate", [gae, vtrace])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_does_not_round_the_discount(estimate: Callable[..., Any], dtype: torch.dtype) -> None:
+    nothing = torch.zeros(1000, 1, dtype=dtype)
+    rewards = nothing.clone()
+    rewards[-1] = 1
+    rest = (0.999, 1.0, nothing) if estimate is vtrace else (0.999, 1.0)
+    for part in estimate(rewards, nothing, nothing, nothing[0], nothing[0] + 1, *rest):
+        assert part[0].item() == pytest.approx(0.999**999, rel=1e-4)
+
+
 def test_gae_carries_no_gradient() -> None:
     rollout = random_rollout(4, 2)
     rollout[1].requires_grad_()
@@ -211,6 +222,12 @@ def test_explained_variance_of_perfect_values_is_1_and_of_constant_ones_0() -> N
     returns = torch.arange(10.0)
     assert explained_variance(returns, returns).item() == 1.0
     assert explained_variance(torch.full_like(returns, 3.0), returns).item() == 0.0
+
+
+@pytest.mark.parametrize("shapes", [((4,), (4, 1)), ((0,), (0,))])
+def test_explained_variance_refuses_what_would_broadcast_and_nothing(shapes: tuple[tuple[int, ...], ...]) -> None:
+    with pytest.raises(ValueError, match="values and returns must share one shape, not empty"):
+        explained_variance(*(torch.zeros(shape) for shape in shapes))
 
 
 @pytest.mark.parametrize("constant", [0.0, 2.0, -0.1])

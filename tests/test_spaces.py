@@ -221,6 +221,7 @@ UNSUPPORTED_OBSERVATIONS: dict[str, tuple[spaces.Space[Any], list[str]]] = {
     "Text in Dict": (spaces.Dict({"text": spaces.Text(3)}), OBSERVATIONS_ALLOWED),
     "Discrete from 1": (spaces.Discrete(3, start=1), ["start"]),
     "MultiDiscrete 2-D": (spaces.MultiDiscrete(np.array([[2, 3], [2, 3]])), ["MultiDiscrete"]),
+    "Box 0-D": (spaces.Box(-1, 1, (), np.float32), ["one dimension or more"]),
 }
 UNSUPPORTED_ACTIONS: dict[str, tuple[spaces.Space[Any], list[str]]] = {
     "Text": (spaces.Text(3), ACTIONS_ALLOWED),
@@ -259,6 +260,12 @@ def test_unsupported_action_spaces_are_refused_with_what_is_allowed(
 def test_dict_observations_need_the_multi_input_policy(cls: type[PolicyGradient], policy: str) -> None:
     with pytest.raises(ValueError, match="MultiInputPolicy"):
         build(cls, AnySpaces(spaces.Dict({"box": BOX}), ACTIONS["Discrete"]), policy)
+
+
+@both_algorithms
+def test_the_multi_input_policy_needs_dict_observations(cls: type[PolicyGradient]) -> None:
+    with pytest.raises(ValueError, match=r"^policy must be 'MlpPolicy' or 'CnnPolicy'"):
+        build(cls, AnySpaces(BOX, ACTIONS["Discrete"]), "MultiInputPolicy")
 
 
 @both_algorithms

@@ -118,7 +118,9 @@ def test_what_is_wrong_with_a_command_is_said_in_one_line() -> None:
         "train --study-name none --trial-id 0",
         "enjoy --env CartPole-v1",
         "best --study-name none",
+        "best --study-name none --top 0",
         "plots",
+        "plots --bootstrap-samples 0",
         "trian",
     )
     assert "Traceback" not in output
@@ -131,11 +133,13 @@ def test_what_is_wrong_with_a_command_is_said_in_one_line() -> None:
         "temperature must be positive",
         "there is no study 'none' in logs/none.log",
         "No model found for dg on CartPole-v1",
+        "argument --top: must be a whole number, 1 or more, got '0'",
         "no evaluations of any algorithm on any environment in logs",
+        "argument --bootstrap-samples: must be a whole number, 1 or more, got '0'",
         "usage: python -m sb3_delight.zoo COMMAND",
     ):
         assert message in output
-    assert output.count("exit: ") == 11
+    assert output.count("exit: ") == 13
     assert not list(Path("logs").rglob("CartPole-v1_*")), "a failed command left a run behind"
 
 
@@ -163,11 +167,14 @@ def test_a_killed_sweep_resumes_and_its_best_trials_are_run_again() -> None:
     assert not list(Path("logs").rglob("CartPole-v1_*")), "a sweep left an empty run behind"
 
     best = "best --study-name shared --top 1 --eval-episodes 2 -n 600"
-    output = run_several("train --study-name shared --trial-id 0 -n 300", f"{best} --seeds 1", f"{best} --seeds 2")
+    more = f"{best} --seeds 1 --eval-episodes 3"  # another score, so not to be averaged with those
+    output = run_several(
+        "train --study-name shared --trial-id 0 -n 300", f"{best} --seeds 1", f"{best} --seeds 2", more, more
+    )
     with Path("logs/shared_best.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["seed"] for row in rows] == ["1", "2"]
-    assert output.count("<- survives") == 2
+    assert [(row["seed"], row["eval_episodes"]) for row in rows] == [("1", "2"), ("2", "2"), ("1", "3")]
+    assert output.count("<- survives") == 4
 
 
 def test_two_workers_share_a_study_in_a_database() -> None:

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import sync_envs_normalization
 from tqdm import tqdm
 
 from sb3_delight import __version__
+from sb3_delight.arguments import count
 from sb3_delight.zoo.manager import ZooManager, default_storage, open_study
 
 __all__ = ["best"]
@@ -53,15 +54,20 @@ def best(flags: list[str]) -> None:
     summary.to_csv(folder / f"{options.study_name}_trials.csv", index=False)
     results = folder / f"{options.study_name}_best.csv"
     rows = _read(results)
-    done = {(row["trial"], row["seed"], row["n_timesteps"]) for row in rows}
+    wanted = {"n_timesteps": str(setting["n_timesteps"]), "eval_episodes": str(options.eval_episodes)}
+
+    def alike(row: Row) -> bool:
+        return all(str(row.get(name)) == value for name, value in wanted.items())
+
+    done = {(row["trial"], row["seed"]) for row in rows if alike(row)}
     progress = tqdm([(trial, seed) for trial in trials for seed in range(1, options.seeds + 1)], unit="run")
     for trial, seed in progress:
         progress.set_description(f"trial {trial.number}, seed {seed}")
-        if (str(trial.number), str(seed), str(setting["n_timesteps"])) not in done:
+        if (str(trial.number), str(seed)) not in done:
             run_folder = folder / f"{options.study_name}_best" / f"trial_{trial.number}"
             rows.append(_run(trial, seed, setting, run_folder, options.eval_episodes, options.device))
             _write(results, rows)
-    _report(trials, [row for row in rows if str(row["n_timesteps"]) == str(setting["n_timesteps"])])
+    _report(trials, [row for row in rows if alike(row)])
     print(f"every run: {results}")
 
 
@@ -69,11 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("sb3_delight.zoo best", description=HELP)
     parser.add_argument("--study-name", required=True)
     parser.add_argument("--storage", help="as in the sweep (default: LOG_FOLDER/STUDY_NAME.log)")
-    parser.add_argument("--top", type=int, default=3, help="how many trials (default: 3)")
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each (default: 5)")
-    parser.add_argument("--eval-episodes", type=int, default=20, help="of the evaluation after training (default: 20)")
+    parser.add_argument("--top", type=count, default=3, help="how many trials (default: 3)")
+    parser.add_argument("--seeds", type=count, default=5, help="runs of each (default: 5)")
+    parser.add_argument(
+        "--eval-episodes", type=count, default=20, help="of the evaluation after training (default: 20)"
+    )
     parser.add_argument("-f", "--log-folder", default="logs")
-    parser.add_argument("-n", "--n-timesteps", type=int, help="of each run (default: as in the sweep)")
+    parser.add_argument("-n", "--n-timesteps", type=count, help="of each run (default: as in the sweep)")
     parser.add_argument("--device", default="auto")
     return parser
 
@@ -136,7 +144,14 @@ def _run(
     run = {"trial": trial.number, "seed": seed, "sweep_score": trial.value, "score": score}
     where = {name: setting[name] for name in ("algo", "env", "n_timesteps")}
     versions = {name: metadata.version(name) for name in PACKAGES if _is_installed(name)}
-    return {**run, **where, "device": str(model.device), "sb3_delight": __version__, **versions}
+    return {
+        **run,
+        **where,
+        "eval_episodes": n_eval_episodes,
+        "device": str(model.device),
+        "sb3_delight": __version__,
+        **versions,
+    }
 
 
 def _score(manager: ZooManager, model: Any, n_eval_episodes: int) -> float:
@@ -163,7 +178,7 @@ def _write(results: Path, rows: list[Row]) -> None:
     """All rows, in one move: a kill leaves the old file or the new one."""
     unfinished = results.with_suffix(".part")
     with unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(file, fieldnames=list(rows[-1]))
         writer.writeheader()
         writer.writerows(rows)
     os.replace(unfinished, results)

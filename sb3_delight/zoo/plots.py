@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from rliable import library, metrics
 from scipy.stats import trim_mean
 
+from sb3_delight.arguments import count
+
 __all__ = ["REFERENCE_SCORES", "aggregates", "final_scores", "load_runs", "normalize", "plots"]
 
 RUN_NUMBER = re.compile(r"_\d+(_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?$")
@@ -70,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-e", "--envs", nargs="+", help="default: all in the log folder")
     parser.add_argument("-f", "--log-folder", default="logs")
     parser.add_argument("-o", "--output", default="figures", help="folder of the figures (default: figures)")
-    parser.add_argument("--bootstrap-samples", type=int, default=2000)
+    parser.add_argument("--bootstrap-samples", type=count, default=2000)
     return parser
 
 
