@@ -17,7 +17,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_delight.arguments import is_whole, require
 from sb3_delight.buffers import map_observations
-from sb3_delight.env_copies import EnvCopy, EnvMaker
+from sb3_delight.env_copies import EnvCopy, EnvMaker, check_maker
 from sb3_delight.frictions import Friction, as_frictions
 from sb3_delight.normalization import load_statistics, take_increments, track_increments
 from sb3_delight.policy_gradient import PolicyGradient
@@ -171,6 +171,7 @@ class LocalActors:
         require(fits, "staleness", staleness, allowed)
         self.staleness = staleness
         self.frictions = as_frictions(frictions)
+        check_maker(env_fn)
         self.env_fn = env_fn
         self._actor: Actor | None = None
         self._published: deque[tuple[Weights, int]] = deque()

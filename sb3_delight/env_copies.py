@@ -25,9 +25,14 @@ from stable_baselines3.common.vec_env import (
 
 from sb3_delight.arguments import require
 
-__all__ = ["EnvCopy", "EnvMaker"]
+__all__ = ["EnvCopy", "EnvMaker", "check_maker"]
 
 EnvMaker: TypeAlias = Callable[[], gym.Env[Any, Any] | VecEnv]
+
+
+def check_maker(env_fn: Any) -> None:
+    """:raises ValueError: if that makes no environment"""
+    require(env_fn is None or callable(env_fn), "env_fn", env_fn, "a function that makes an environment, or None")
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class EnvCopy:
             ``VecEnv`` of as many
         :raises ValueError: if the environment cannot be made again and there is no ``env_fn``
         """
-        require(env_fn is None or callable(env_fn), "env_fn", env_fn, "a function that makes an environment, or None")
+        check_maker(env_fn)
         wrappers: list[bytes | type[VecTransposeImage]] = []
         inner, foreign = env, ""
         while isinstance(inner, VecEnvWrapper):

@@ -70,7 +70,9 @@ class _ReplacedActions(Friction):
             other = self.replacement(policy, inputs[0], actions, generator)
             mask = chosen.reshape(-1, *[1] * (actions.ndim - 1))
             actions = torch.where(mask, other.to(actions.dtype), actions)
-            return actions, values, policy.get_distribution(inputs[0]).log_prob(actions)
+            # Distributions know Box actions flat, whatever their shape.
+            drawn = actions.flatten(1) if isinstance(policy.action_space, spaces.Box) else actions
+            return actions, values, policy.get_distribution(inputs[0]).log_prob(drawn)
 
         policy.register_forward_hook(replace)
 
@@ -92,8 +94,7 @@ class ActorBug(_ReplacedActions):
     def wrap_policy(self, policy: ActorCriticPolicy, generator: torch.Generator) -> None:
         space = policy.action_space
         if self.action is not None and not isinstance(self.action, str):
-            fits = space.contains(np.asarray(self.action, dtype=space.dtype))
-            require(fits, "action", self.action, f"in {space}")
+            require(_is_in(space, np.asarray(self.action)), "action", self.action, f"in {space}")
         super().wrap_policy(policy, generator)
 
     def replacement(
@@ -129,6 +130,8 @@ class RareDiscovery(_ReplacedActions):
         given = torch.as_tensor(np.asarray(self.expert(seen)))
         fits = given.shape == actions.shape
         require(fits, "expert's actions", tuple(given.shape), f"of shape {tuple(actions.shape)}")
+        foreign = [action for action in given.numpy() if not _is_in(policy.action_space, action)]
+        require(not foreign, "expert's actions", foreign, f"in {policy.action_space}")
         return _in_policy_terms(policy, given)
 
 
@@ -167,7 +170,7 @@ class MismatchedSampler(_ReplacedActions):
         if isinstance(distribution, torch.distributions.Bernoulli):
             logits = distribution.logits + noise(distribution.logits)
             return (torch.rand(logits.shape, generator=generator) < logits.sigmoid()).float()
-        moved: Tensor = noise(distribution.stddev) * distribution.stddev
+        moved: Tensor = (noise(distribution.stddev) * distribution.stddev).reshape(actions.shape)
         if policy.squash_output:
             return torch.tanh(TanhBijector.inverse(actions) + moved)
         return actions + moved
@@ -222,6 +225,12 @@ def as_frictions(frictions: Friction | Sequence[Friction]) -> tuple[Friction, ..
     names = [type(each).__name__ for each in several]
     require(first, "frictions", names, "with MismatchedSampler before all that replaces actions: it draws them anew")
     return tuple(several)
+
+
+def _is_in(space: spaces.Space[Any], action: np.ndarray) -> bool:
+    """In the space's own type; no fraction is a whole number."""
+    typed = action.astype(space.dtype)
+    return bool(space.contains(typed) and (isinstance(space, spaces.Box) or (typed == action).all()))
 
 
 def _uniform(space: spaces.Space[Any], n_envs: int, generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from sb3_delight.actor_process import ActorProcess, pack_weights, unpack_rollout
 from sb3_delight.actors import ActorSpec
 from sb3_delight.arguments import is_whole, number, require
-from sb3_delight.env_copies import EnvMaker
+from sb3_delight.env_copies import EnvMaker, check_maker
 from sb3_delight.finite import NotFiniteError
 from sb3_delight.frictions import Friction, as_frictions
 from sb3_delight.rollouts import Rollout, Weights
@@ -103,7 +103,9 @@ class RayActors:
             require(free or is_whole(count, least=0), name, count, "a whole number, 0 or more")
         require(number(timeout) > 0, "timeout", timeout, "positive, in seconds")
         require(address is None or isinstance(address, str), "address", address, "of a Ray cluster, or None")
-        require(ray_init is None or isinstance(ray_init, Mapping), "ray_init", ray_init, "a dict or None")
+        fits = ray_init is None or (isinstance(ray_init, Mapping) and "address" not in ray_init)
+        require(fits, "ray_init", ray_init, "a dict or None, without the address, which has an argument of its own")
+        check_maker(env_fn)
         self.n_actors = n_actors
         self.frictions = as_frictions(frictions)
         self.env_fn = env_fn

@@ -50,9 +50,10 @@ def expert(observations: np.ndarray) -> np.ndarray:
 
 
 SPACES = [spaces.Discrete(5), spaces.MultiDiscrete([3, 4]), spaces.MultiBinary(3), BOX]
+TABLE = spaces.Box(-1.0, 1.0, (2, 3), np.float32)
 
 
-@pytest.mark.parametrize("space", SPACES, ids=lambda space: type(space).__name__)
+@pytest.mark.parametrize("space", [*SPACES, TABLE], ids=str)
 @pytest.mark.parametrize(
     "friction", [ActorBug(0.3), ActorBug(0.3, "random"), MismatchedSampler(2.0)], ids=["bug", "random", "mismatch"]
 )
@@ -106,7 +107,23 @@ def test_a_squashing_policy_is_given_actions_in_its_own_terms() -> None:
     assert np.isfinite(mismatched.log_probs).all()
 
 
-@pytest.mark.parametrize(("space", "action"), [(spaces.Discrete(2), 2), (BOX, [3.0, 0.0, 0.0]), (BOX, [0.0])])
+def test_actions_of_two_dimensions_keep_their_places() -> None:
+    action = np.arange(6).reshape(2, 3) / 10
+    for friction in (ActorBug(1.0, action), RareDiscovery(1.0, lambda observations: action[None].repeat(N_ENVS, 0))):
+        assert np.allclose(collect(model_of(TABLE), [friction]).actions, action.flatten())
+
+
+@pytest.mark.parametrize(
+    ("space", "action"),
+    [
+        (spaces.Discrete(2), 2),
+        (spaces.Discrete(2), 0.7),
+        (spaces.MultiBinary(3), [1, 0.5, 0]),
+        (BOX, [3.0, 0.0, 0.0]),
+        (BOX, [np.nan, 0.0, 0.0]),
+        (BOX, [0.0]),
+    ],
+)
 def test_actions_outside_the_space_are_refused(space: spaces.Space[Any], action: Any) -> None:
     with pytest.raises(ValueError, match=r"^action must be in "):
         collect(model_of(space), [ActorBug(0.5, action)])
@@ -128,6 +145,12 @@ def test_the_expert_sees_dict_observations() -> None:
 def test_an_expert_of_the_wrong_shape_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^expert's actions must be of shape \(40, 3\), got \(40, 1\)"):
         collect(model_of(BOX), [RareDiscovery(1.0, lambda observations: observations[:, :1])])
+
+
+@pytest.mark.parametrize(("space", "action"), [(spaces.Discrete(2), 0.9), (spaces.Discrete(2), 7)])
+def test_an_expert_that_leaves_the_space_is_refused(space: spaces.Space[Any], action: float) -> None:
+    with pytest.raises(ValueError, match=r"^expert's actions must be in "):
+        collect(model_of(space), [RareDiscovery(1.0, lambda observations: np.full(N_ENVS, action))])
 
 
 def test_noise_of_the_sampler_is_as_large_as_it_says() -> None:

@@ -414,6 +414,8 @@ def test_ctrl_c_leaves_nothing_behind(driver: subprocess.Popen[bytes], tmp_path:
         ("timeout", "long"),
         ("address", 6379),
         ("ray_init", "local"),
+        ("ray_init", {"address": "local"}),
+        ("env_fn", 3),
     ],
 )
 def test_bad_arguments_are_refused(name: str, value: Any) -> None:

@@ -72,12 +72,28 @@ def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") ->
         time.sleep(0.05)
 
 
-def trials(journal: Path, state: int = 1) -> int:
-    """How many trials of a journal ended in a state (1: complete); read from its text, without a lock."""
-    if not journal.exists():
-        return 0
-    lines = [line for line in journal.read_text().splitlines() if line.endswith("}")]
-    return sum(json.loads(line).get("state") == state for line in lines)
+def operations(journal: Path) -> list[dict[str, Any]]:
+    """Of a journal, read from its text, without a lock."""
+    lines = journal.read_text().splitlines() if journal.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def begun(journal: Path) -> int:
+    return sum(operation["op_code"] == 4 for operation in operations(journal))
+
+
+def ended(journal: Path) -> int:
+    """Complete, pruned or failed."""
+    return sum(operation.get("state") in (1, 2, 3) for operation in operations(journal))
+
+
+def first_complete(journal: Path) -> int:
+    return next(operation["trial_id"] for operation in operations(journal) if operation.get("state") == 1)
+
+
+def rows_of(results: Path) -> list[dict[str, str]]:
+    with results.open() as file:
+        return list(csv.DictReader(file))
 
 
 def test_train_continue_enjoy_and_plot() -> None:
@@ -155,26 +171,49 @@ def test_ctrl_c_saves_the_agent() -> None:
 def test_a_killed_sweep_resumes_and_its_best_trials_are_run_again() -> None:
     journal = Path("logs/shared.log")
     worker = [*COMMAND, *SWEEP, "--algo", "dg", "--study-name", "shared"]
-    killed, survivor = start([*worker, "-n", "60000"]), start([*worker, "--max-total-trials", "3"])
-    wait_for(lambda: trials(journal) >= 1, survivor)
+    killed = start(worker)
+    wait_for(lambda: begun(journal) == 1, killed)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    finish(survivor)
-    before = trials(journal)
-    assert before >= 1
+    assert (begun(journal), ended(journal)) == (1, 0)
+    survivors = [start([*worker, "--max-total-trials", "4"]) for _ in range(2)]
+    for survivor in survivors:
+        finish(survivor)
+    before = begun(journal)
+    assert before - ended(journal) == 1, "a killed trial stays running"
+    assert 4 <= before <= 5, "and counts; two workers may both begin the last"
     finish(start([*worker, "--n-trials", "2"]))
-    assert trials(journal) + trials(journal, state=2) >= before + 2  # pruned ones count
+    assert begun(journal) == before + 2
     assert not list(Path("logs").rglob("CartPole-v1_*")), "a sweep left an empty run behind"
+    number = first_complete(journal)
 
-    best = "best --study-name shared --top 1 --eval-episodes 2 -n 600"
-    more = f"{best} --seeds 1 --eval-episodes 3"  # another score, so not to be averaged with those
+    best = "best --study-name shared --top 1 --eval-episodes 2"
     output = run_several(
-        "train --study-name shared --trial-id 0 -n 300", f"{best} --seeds 1", f"{best} --seeds 2", more, more
+        f"train --study-name shared --trial-id {number} -n 300",
+        f"train --study-name shared --trial-id {number} -n 300 --env Pendulum-v1",
+        f"{' '.join(SWEEP)} --study-name shared --env Pendulum-v1",
+        f"{' '.join(SWEEP)} --study-name shared -n 500",
+        f"{best} --seeds 1",
     )
-    with Path("logs/shared_best.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["seed"], row["eval_episodes"]) for row in rows] == [("1", "2"), ("2", "2"), ("1", "3")]
-    assert output.count("<- survives") == 4
+    assert "'shared' is a study of --env CartPole-v1, not of Pendulum-v1" in output
+    assert "'shared' was begun with env 'CartPole-v1', not 'Pendulum-v1': give the same command again" in output
+    assert "'shared' was begun with n_timesteps 600, not 500" in output
+    assert output.count("exit: ") == 3
+    results = Path("logs/shared_best.csv")
+    (row,) = rows_of(results)
+    # A package less, as if it was installed since, and what an older study of this name left behind.
+    del row["torch"]
+    older = [{**row, "seed": "2", changed: "other"} for changed in ("env", "algo", "sweep_score")]
+    with results.open("w") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerows([row, *older])
+    more = f"{best} --seeds 1 --eval-episodes 3"  # another score, so not to be averaged with those
+    output = run_several(f"{best} --seeds 2", f"{best} --seeds 1", more, more)
+    rows = rows_of(results)
+    assert [row["torch"] != "" for row in rows] == [False] * 4 + [True] * 2
+    assert [(row["seed"], row["eval_episodes"]) for row in rows[4:]] == [("2", "2"), ("1", "3")]
+    assert [line.split()[4] for line in output.splitlines() if "<- survives" in line] == ["2", "1", "1", "1"]
 
 
 def test_two_workers_share_a_study_in_a_database() -> None:
@@ -298,25 +337,28 @@ def check_a_trial_normalizes_by_its_own_gamma_and_nan_prunes_it() -> None:
     from sb3_delight import DG
 
     seen: list[tuple[float, float]] = []
-    clips: list[float] = []
+    settings: list[tuple[Any, ...]] = []
     learn = DG.learn
+    Path("mine.yml").write_text(
+        "default: {n_envs: 2, n_timesteps: 300, policy: MlpPolicy, normalize: true, advantage_scaling: standardize}"
+    )
 
-    def learn_and_look(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def learn_and_look(self: Any, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
         normalization = self.get_vec_normalize_env()
         assert isinstance(normalization, VecNormalize)
         seen.append((self.gamma, normalization.gamma))
-        clips.append(self.surprisal_clip)
+        settings.append((self.surprisal_clip, self.n_envs, self.advantage_scaling, total_timesteps))
         if len(seen) == 2:
             raise ValueError("NaN or inf reward in the rollout")
-        return learn(self, *args, **kwargs)
+        return learn(self, total_timesteps, *args, **kwargs)
 
     DG.learn = learn_and_look  # type: ignore[method-assign]
     zoo("train", "-optimize", "--no-optim-plots", "--env", "Pendulum-v1", "-n", "600", "--eval-episodes", "1",
-        "--n-trials", "3", "--study-name", "gammas", "-params", "surprisal_clip:3.0")  # fmt: skip
-    zoo("train", "--env", "Pendulum-v1", "-n", "300", "--study-name", "gammas", "--trial-id", "0", "--eval-freq", "-1")
+        "--n-trials", "3", "--study-name", "gammas", "-conf", "mine.yml", "-params", "surprisal_clip:3.0")  # fmt: skip
+    zoo("train", "--env", "Pendulum-v1", "--study-name", "gammas", "--trial-id", "0", "--eval-freq", "-1")
     DG.learn = learn  # type: ignore[method-assign]
     assert len(seen) == 4
-    assert clips == [3.0] * 4
+    assert settings == [(3.0, 2, "standardize", 600)] * 4
     assert all(algorithm == normalization for algorithm, normalization in seen)
     assert len(set(seen[:3])) == 3
     assert seen[3] == seen[0]
@@ -337,6 +379,10 @@ def check_best_bears_a_failing_run_slashes_and_packages() -> None:
         "from sb3_delight.envs.bandit import ContextualBandit\n"
         "gymnasium.register('mine/Bandit-v0', ContextualBandit)\n"
     )
+    Path("stopping.yml").write_text(  # a callback's stop is no Ctrl-C
+        "default: {n_timesteps: 300, policy: MlpPolicy, "
+        "callback: [stable_baselines3.common.callbacks.StopTrainingOnMaxEpisodes: {max_episodes: 64}]}"
+    )
     sys.path.insert(0, "")
     learn = DG.learn
 
@@ -346,7 +392,8 @@ def check_best_bears_a_failing_run_slashes_and_packages() -> None:
         return learn(self, *args, **kwargs)
 
     zoo("train", "-optimize", "--no-optim-plots", "--env", "mine/Bandit-v0", "-n", "300", "--eval-episodes", "2",
-        "--n-trials", "1", "--study-name", "slash", "--gym-packages", "envs_of_mine")  # fmt: skip
+        "--n-trials", "1", "--study-name", "slash", "--gym-packages", "envs_of_mine",
+        "-conf", "stopping.yml")  # fmt: skip
     gymnasium.registry.pop("mine/Bandit-v0")  # as in a new process
     sys.modules.pop("envs_of_mine")
     DG.learn = fail_once  # type: ignore[method-assign]
@@ -369,9 +416,17 @@ def check_runs_with_a_uuid_are_runs_of_one_environment() -> None:
         folder = Path("runs") / "dg" / name
         folder.mkdir(parents=True)
         np.savez(folder / "evaluations.npz", timesteps=np.arange(3), results=np.ones((3, 5)))
-    assert {pair: returns.shape for pair, (_, returns) in load_runs(Path("runs")).items()} == {
-        ("dg", "Some_Env-v1"): (3, 3)
-    }
+    pair = ("dg", "Some_Env-v1")
+    assert {pair: returns.shape for pair, (_, returns) in load_runs(Path("runs")).items()} == {pair: (3, 3)}
+    np.savez(folder / "evaluations.npz", timesteps=np.arange(0, 9, 2), results=np.arange(5)[:, None].repeat(5, axis=1))
+    timesteps, returns = load_runs(Path("runs"))[pair]
+    assert timesteps.tolist() == [0, 2]  # the timesteps of all
+    assert sorted(returns.tolist()) == [[0, 1], [1, 1], [1, 1]]
+    np.savez(folder / "evaluations.npz", timesteps=np.array([7]), results=np.ones((1, 5)))
+    with pytest.raises(ValueError, match="never evaluated at the same timestep"):
+        load_runs(Path("runs"))
+    (folder / "evaluations.npz").write_bytes((folder / "evaluations.npz").read_bytes()[:100])  # torn by a kill
+    assert load_runs(Path("runs"))[pair][1].shape == (2, 3)
 
 
 def check_threads_are_those_of_the_environment_variable() -> None:

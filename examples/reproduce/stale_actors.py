@@ -241,6 +241,11 @@ def draw_frictions(axes: Axes, runs: Runs, task: Config) -> None:
 
 
 def draw(runs: Runs, task: Config) -> Figure:
+    """Also prints what the figure shows."""
+    print("return late in training, mean of the last three evaluations:")
+    for config in runs.configs:
+        words = harness.in_words(runs.late(config, "deterministic"))
+        print(f"    {LABELS[config.method][0]:22} age {config.staleness:3}, {config.friction:10} {words}")
     figure, panels = harness.panels(2 if friction_names(task) else 1, width=6.0, height=4.2)
     draw_staleness(panels[0], runs, task)
     if len(panels) == 2:

@@ -7,7 +7,9 @@ import importlib
 import io
 import math
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ HELP = """Re-run a sweep's best trials with several seeds: print each one's mean
 which one survives. A finished run is a line of LOG_FOLDER/STUDY_NAME_best.csv, so repeating the command continues it,
 and more seeds or trials add to it. The agents lie in LOG_FOLDER/STUDY_NAME_best/trial_NUMBER, the sweep's trials in
 LOG_FOLDER/STUDY_NAME_trials.csv."""
+SHARED = ("algo", "env", "n_timesteps")  #: by all rows of a study
 PACKAGES = ("torch", "stable-baselines3", "gymnasium", "mujoco")
 
 Row = dict[str, Any]
@@ -45,6 +48,7 @@ def best(flags: list[str]) -> None:
     """
     options = _parser().parse_args(flags)
     folder = Path(options.log_folder)
+    folder.mkdir(parents=True, exist_ok=True)
     study = open_study(options.storage or default_storage(options.log_folder, options.study_name), options.study_name)
     setting = _setting(study, options)
     for package in setting.get("gym_packages") or []:
@@ -53,21 +57,22 @@ def best(flags: list[str]) -> None:
     summary = study.trials_dataframe(attrs=("number", "value", "state", "duration", "params"))
     summary.to_csv(folder / f"{options.study_name}_trials.csv", index=False)
     results = folder / f"{options.study_name}_best.csv"
-    rows = _read(results)
-    wanted = {"n_timesteps": str(setting["n_timesteps"]), "eval_episodes": str(options.eval_episodes)}
+    wanted = {**{name: setting[name] for name in SHARED}, "eval_episodes": options.eval_episodes}
+    score_of = {str(trial.number): str(trial.value) for trial in trials}
 
-    def alike(row: Row) -> bool:
-        return all(str(row.get(name)) == value for name, value in wanted.items())
+    def counts(row: Row) -> bool:
+        """Whether a row is of these trials: not of an older study of this name, nor scored otherwise."""
+        alike = all(str(row.get(name)) == str(value) for name, value in wanted.items())
+        return alike and str(row["sweep_score"]) == score_of.get(str(row["trial"]))
 
-    done = {(row["trial"], row["seed"]) for row in rows if alike(row)}
+    done = {(row["trial"], row["seed"]) for row in _read(results) if counts(row)}
     progress = tqdm([(trial, seed) for trial in trials for seed in range(1, options.seeds + 1)], unit="run")
     for trial, seed in progress:
         progress.set_description(f"trial {trial.number}, seed {seed}")
         if (str(trial.number), str(seed)) not in done:
             run_folder = folder / f"{options.study_name}_best" / f"trial_{trial.number}"
-            rows.append(_run(trial, seed, setting, run_folder, options.eval_episodes, options.device))
-            _write(results, rows)
-    _report(trials, [row for row in rows if alike(row)])
+            _append(results, _run(trial, seed, setting, run_folder, options.eval_episodes, options.device))
+    _report(trials, [row for row in _read(results) if counts(row) and int(row["seed"]) <= options.seeds])
     print(f"every run: {results}")
 
 
@@ -133,8 +138,9 @@ def _run(
         model, _ = manager.setup_experiment() or (None, None)
         assert model is not None
         try:
-            manager.learn(model)
-            if model.num_timesteps < setting["n_timesteps"]:  # RL-Zoo takes Ctrl-C for an early end of training
+            with _interrupts() as interrupted:
+                manager.learn(model)
+            if interrupted:
                 raise KeyboardInterrupt
             manager.save_trained_model(model)
             score = _score(manager, model, n_eval_episodes)
@@ -142,7 +148,7 @@ def _run(
             tqdm.write(f"trial {trial.number}, seed {seed} failed: {error}", file=sys.stderr)
             score = math.nan
     run = {"trial": trial.number, "seed": seed, "sweep_score": trial.value, "score": score}
-    where = {name: setting[name] for name in ("algo", "env", "n_timesteps")}
+    where = {name: setting[name] for name in SHARED}
     versions = {name: metadata.version(name) for name in PACKAGES if _is_installed(name)}
     return {
         **run,
@@ -152,6 +158,23 @@ def _run(
         "sb3_delight": __version__,
         **versions,
     }
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Ctrl-C on record, which RL-Zoo takes for an early end of training, like that which a callback asks for."""
+    seen: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def take_down(number: int, frame: Any) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, take_down)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _score(manager: ZooManager, model: Any, n_eval_episodes: int) -> float:
@@ -174,11 +197,13 @@ def _read(results: Path) -> list[Row]:
         return list(csv.DictReader(file))
 
 
-def _write(results: Path, rows: list[Row]) -> None:
-    """All rows, in one move: a kill leaves the old file or the new one."""
-    unfinished = results.with_suffix(".part")
+def _append(results: Path, row: Row) -> None:
+    """All rows, those of other commands since the start too, in one move: a kill leaves the old file or the new one."""
+    rows = [*_read(results), row]
+    unfinished = results.with_suffix(f".{os.getpid()}.part")
     with unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[-1]))
+        # Columns change as packages are installed.
+        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for each in rows for name in each)))
         writer.writeheader()
         writer.writerows(rows)
     os.replace(unfinished, results)

@@ -42,11 +42,10 @@ def default_storage(log_folder: str, study_name: str) -> str:
 def open_study(storage: str, study_name: str) -> optuna.Study:
     """:raises ValueError: if there is no such study"""
     missing = ValueError(f"there is no study {study_name!r} in {storage}")
-    backend: Any = storage
-    if storage.endswith(".log"):
-        if not Path(storage).is_file():
-            raise missing
-        backend = JournalStorage(JournalFileBackend(storage))
+    path = storage.removeprefix("sqlite:///")
+    if (storage.endswith(".log") or path != storage) and not Path(path).is_file():
+        raise missing  # opening it would make it
+    backend: Any = JournalStorage(JournalFileBackend(storage)) if storage.endswith(".log") else storage
     try:
         return optuna.load_study(study_name=study_name, storage=backend)
     except KeyError:
@@ -68,8 +67,9 @@ class ZooManager(ExperimentManager):
     - without ``-conf``, the packaged configuration (:func:`packaged_config`);
     - a study with a name but no ``--storage`` is kept (:func:`default_storage`), hence can be resumed;
     - a trial's VecNormalize discounts by the trial's gamma, so that ``--trial-id`` trains what was scored;
-    - ``--trial-id`` trains with what else the sweep was given (``-params``, ``--env-kwargs``), unless given again;
-      ``--trial-id 0`` is a trial, and a trial that does not exist is an error;
+    - ``--trial-id`` trains with what else the sweep was given (``-conf``, ``-params``, ``--env-kwargs``, ``-n``), unless it
+      is given again; ``--trial-id 0`` is a trial; one that does not exist, or of another environment, is an error;
+    - a study is resumed with the settings it was begun with, or not at all: scores of others would be mixed;
     - a sweep, or a command that cannot work, leaves no empty run behind, which ``enjoy`` would take for the latest;
     - ``clip_range: null`` is no clip.
     """
@@ -83,7 +83,7 @@ class ZooManager(ExperimentManager):
             self.storage = default_storage(self.log_folder, self.study_name)
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """:raises ValueError: if ``--trial-id`` names no trial"""
+        """:raises ValueError: if ``--trial-id`` names no trial, or one of another algorithm or environment"""
         if self.trial_id is not None:
             if not (self.storage and self.study_name):
                 raise ValueError("--trial-id needs --study-name")
@@ -91,9 +91,10 @@ class ZooManager(ExperimentManager):
             if not 0 <= self.trial_id < len(study.trials):
                 raise ValueError(f"--trial-id {self.trial_id}: {self.study_name!r} has {len(study.trials)} trials")
             setting = study.user_attrs.get("setting", {})
-            swept = setting.get("algo", self.algo)
-            if swept != self.algo:
-                raise ValueError(f"--trial-id: {self.study_name!r} is a study of {swept}, not of {self.algo}")
+            for flag, own in (("algo", self.algo), ("env", self.env_name.gym_id)):
+                swept = setting.get(flag, own)
+                if swept != own:
+                    raise ValueError(f"--trial-id: {self.study_name!r} is a study of --{flag} {swept}, not of {own}")
             params = study.trials[self.trial_id].params
             if not params:
                 raise ValueError(f"--trial-id {self.trial_id}: the trial ended before it had settings")
@@ -102,6 +103,9 @@ class ZooManager(ExperimentManager):
             self.custom_hyperparams = {**given, **trained, **(self.custom_hyperparams or {})}
             for name in ("env_kwargs", "eval_env_kwargs"):
                 setattr(self, name, {**(setting.get(name) or {}), **getattr(self, name)})
+            self.config = self.args.conf_file or setting.get("conf_file") or self.config
+            if self.n_timesteps <= 0:
+                self.n_timesteps = setting.get("n_timesteps", self.n_timesteps)
             self.trial_id = None  # done; RL-Zoo's own reading takes trial 0 for none
         return super().read_hyperparameters()
 
@@ -154,6 +158,20 @@ class ZooManager(ExperimentManager):
             optuna.logging.set_verbosity(optuna.logging.ERROR)  # no traceback: the trial fails, the sweep ends
             raise
 
+    def _check_study(self) -> None:
+        if not (self.storage and self.study_name):
+            return
+        try:
+            begun = open_study(self.storage, self.study_name).user_attrs.get("setting", {})
+        except ValueError:  # a new one
+            return
+        for name, value in self._setting().items():
+            if begun.get(name, value) != value:
+                raise ValueError(
+                    f"the study {self.study_name!r} was begun with {name} {begun[name]!r}, not {value!r}: give the "
+                    "same command again, or another --study-name"
+                )
+
     def _setting(self) -> dict[str, Any]:
         """What the `best` command needs to repeat a trial; a study keeps JSON only."""
         given = ("algo", "env", "conf_file", "hyperparams", "env_kwargs", "eval_env_kwargs", "gym_packages")
@@ -164,10 +182,12 @@ class ZooManager(ExperimentManager):
     def hyperparameters_optimization(self) -> None:
         """Run a sweep, or this process's share of one.
 
+        :raises ValueError: if the study was begun with other settings
         :raises SystemExit: if it ends without a completed trial
         """
         if self.storage and not self.storage.endswith(".log"):
             create_tables(self.storage)
+        self._check_study()
         try:
             super().hyperparameters_optimization()
         except ValueError as error:

@@ -1,9 +1,11 @@
 """Learning curves and aggregate scores of agents that RL-Zoo trained: ``python -m sb3_delight.zoo plots``."""
 
 import argparse
+import functools
 import itertools
 import re
 import warnings
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -84,28 +86,32 @@ def load_runs(folder: Path, algos: list[str] | None = None, envs: list[str] | No
 
     ``--uuid`` of RL-Zoo adds one to the folder's name.
 
-    Runs of one pair are cut to the shortest of them.
+    Of runs of one pair the timesteps are taken at which all were evaluated. A file that a kill left torn is skipped.
 
-    :raises ValueError: if there are none, or runs of one pair were evaluated at different timesteps
+    :raises ValueError: if there are none, or runs of one pair were never evaluated at the same timestep
     """
     found: dict[tuple[str, str], list[tuple[Array, Array]]] = defaultdict(list)
     for path in sorted(folder.glob("*/*/evaluations.npz")):
         algo, env = path.parent.parent.name, RUN_NUMBER.sub("", path.parent.name)
         if (algos is None or algo in algos) and (envs is None or env in envs):
-            with np.load(path) as file:
-                found[algo, env].append((file["timesteps"], file["results"].mean(axis=1)))
+            try:
+                with np.load(path) as file:
+                    found[algo, env].append((file["timesteps"], file["results"].mean(axis=1)))
+            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                print(f"skipped {path}: {error}")
     if not found:
         raise ValueError(f"no evaluations of {algos or 'any algorithm'} on {envs or 'any environment'} in {folder}")
     runs = {}
     for (algo, env), evaluations in found.items():
-        lengths = {len(timesteps) for timesteps, _ in evaluations}
-        length = min(lengths)
-        if len(lengths) > 1:
-            print(f"{algo} on {env}: runs differ in length; cut to {length} of {max(lengths)} evaluations")
-        grids = np.stack([timesteps[:length] for timesteps, _ in evaluations])
-        if (grids != grids[0]).any():
-            raise ValueError(f"runs of {algo} on {env} were evaluated at different timesteps: plot them apart")
-        runs[algo, env] = (grids[0], np.stack([returns[:length] for _, returns in evaluations]))
+        shared = functools.reduce(np.intersect1d, [timesteps for timesteps, _ in evaluations])
+        most = max(len(timesteps) for timesteps, _ in evaluations)
+        if not len(shared):
+            raise ValueError(
+                f"runs of {algo} on {env} were never evaluated at the same timestep: move some to another folder"
+            )
+        if len(shared) < most:
+            print(f"{algo} on {env}: runs differ in length or --eval-freq; cut to {len(shared)} of {most} evaluations")
+        runs[algo, env] = (shared, np.stack([returns[np.isin(steps, shared)] for steps, returns in evaluations]))
     return runs
 
 
