@@ -15,8 +15,11 @@ from sb3_delight.frictions import ActorBug
 from sb3_delight.policy_gradient import PolicyGradient
 
 
-def weight(cls: type[PolicyGradient], log_ratio: list[float], advantages: list[float], **kwargs: Any) -> list[float]:
+def weight(
+    cls: type[PolicyGradient], log_ratio: list[float], advantages: list[float], progress: float = 1.0, **kwargs: Any
+) -> list[float]:
     model = cls("MlpPolicy", "CartPole-v1", device="cpu", n_steps=8, **kwargs)
+    model._current_progress_remaining = progress
     log_prob = torch.tensor(log_ratio) - 1.0
     batch: Any = type("Batch", (), {"advantages": torch.tensor(advantages), "old_log_prob": torch.full((2,), -1.0)})
     return model._clip(model._weight(log_prob, batch), log_prob, batch).tolist()
@@ -90,10 +93,17 @@ def test_a_clip_bears_actions_that_a_buggy_actor_took(cls: type[PolicyGradient])
     assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
 
 
-def test_ppo_follows_the_schedule_of_its_clip_range() -> None:
-    model = PPO("MlpPolicy", "CartPole-v1", device="cpu", n_steps=8, clip_range="lin_0.4")
-    model._current_progress_remaining = 0.5
-    assert model._current(model.clip_range) == pytest.approx(0.2)
+@pytest.mark.parametrize(("progress", "expected"), [(1.0, [1.1, 1.3]), (0.5, [1.1, 0.0]), (0.0, [0.0, 0.0])])
+def test_ppo_follows_the_schedule_of_its_clip_range(progress: float, expected: list[float]) -> None:
+    log_ratio = [math.log(1.1), math.log(1.3)]
+    assert weight(PPO, log_ratio, [1.0, 1.0], progress, clip_range="lin_0.4") == pytest.approx(expected)
+
+
+def test_the_share_of_rows_that_the_clip_stops_is_logged() -> None:
+    model = PPO("MlpPolicy", "CartPole-v1", device="cpu", n_steps=8)
+    batch: Any = type("Batch", (), {"advantages": torch.ones(4), "old_log_prob": torch.zeros(4)})
+    model._clip(torch.ones(4), torch.tensor([1.5, 1.1, 0.9, 0.5]).log(), batch)
+    assert model._metrics["clip_fraction"][-1] == 0.25
 
 
 def test_scaled_po_mutes_failures() -> None:

@@ -118,6 +118,15 @@ def test_minibatches_are_stable_baselines3s(
             assert_same_samples(our_batch, stock_batch)
 
 
+def test_rows_asked_for_by_number_are_stable_baselines3s() -> None:
+    stock, ours = buffers(FLAT_SPACES["float32"], ACTION_SPACES["Box"], 3)
+    fill(stock, ours)
+    next(stock.get())  # which flattens what it stores
+    rows = np.array([4, 0, 7])
+    assert_same_samples(ours._get_samples(rows), stock._get_samples(rows))
+    assert len(ours.sample(4).actions) == 4
+
+
 @by_observation
 @by_action
 @by_n_envs

@@ -127,11 +127,14 @@ def test_the_surprisal_that_is_logged_is_that_of_the_policy_that_acted() -> None
 
 
 @pytest.mark.parametrize("temperature", ["lin_3.0", lambda progress: 3.0 * progress])
-def test_temperature_follows_its_schedule(temperature: Any) -> None:
+def test_the_weight_follows_the_schedule_of_the_temperature(temperature: Any) -> None:
     model = DG("MlpPolicy", "CartPole-v1", temperature=temperature, n_steps=8, device="cpu")
+    log_prob, advantages = torch.tensor([-3.0, -1.0]), torch.tensor([1.0, -2.0])
+    batch: Any = type("Batch", (), {"advantages": advantages})
     for progress in (1.0, 0.5, 0.0):
         model._current_progress_remaining = progress
-        assert model._current(model.temperature) == pytest.approx(3.0 * progress)
+        expected = torch.sigmoid(-log_prob * advantages / (3.0 * progress))
+        torch.testing.assert_close(model._weight(log_prob, batch), expected)
 
 
 @pytest.mark.parametrize("temperature", ["4", 4, 4.0])

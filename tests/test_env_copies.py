@@ -28,10 +28,15 @@ from sb3_delight.env_copies import EnvCopy
 from sb3_delight.normalization import statistics_of
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
+IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 
 
 class Opaque(gym.Wrapper[Any, Any, Any, Any]):
     """Does not tell Gymnasium what it was made with."""
+
+
+def seeing_images() -> AnySpaces:
+    return AnySpaces(IMAGE, BOX)
 
 
 def copied(env: VecEnv, env_fn: Any = None) -> VecEnv:
@@ -129,15 +134,26 @@ def test_vecnormalize_is_put_around_it_with_its_settings_and_statistics() -> Non
     assert normalize.obs_rms is not env.obs_rms
 
 
-def test_the_order_of_wrappers_is_kept() -> None:
-    images = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda env: VecTransposeImage(VecNormalize(env, norm_obs=False)),
+        lambda env: VecNormalize(VecTransposeImage(env), norm_obs=False),
+    ],
+    ids=["transposed last", "normalised last"],
+)
+def test_the_order_of_wrappers_is_kept(wrapped: Any) -> None:
+    env = wrapped(DummyVecEnv([seeing_images]))
+    made: Any = copied(env, seeing_images)
+    assert [type(made), type(made.venv)] == [type(env), type(env.venv)]
 
-    def env_fn() -> AnySpaces:
-        return AnySpaces(images, BOX)
 
-    env = BaseAlgorithm._wrap_env(VecMonitor(DummyVecEnv([env_fn])), verbose=0)
+@pytest.mark.parametrize("env_fn", [seeing_images, lambda: VecTransposeImage(DummyVecEnv([seeing_images]))])
+def test_images_are_transposed_once(env_fn: Any) -> None:
+    env = BaseAlgorithm._wrap_env(VecMonitor(DummyVecEnv([seeing_images])), verbose=0)
     made = copied(env, env_fn)
     assert isinstance(made, VecTransposeImage)
+    assert not isinstance(made.venv, VecTransposeImage)
     assert made.observation_space.shape == (1, 36, 36)
 
 

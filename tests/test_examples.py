@@ -42,3 +42,8 @@ def test_custom_objective_trains() -> None:
 def test_distributed_trains() -> None:
     pytest.importorskip("ray")
     assert "DG on CartPole-v1 with two actors, 600 steps: return" in run("distributed.py", "--timesteps", "600")
+
+
+@pytest.mark.parametrize(("flags", "paid"), [((), 768), (("--gate-rate", "0.1"), 78)])
+def test_the_language_model_pays_for_what_the_gate_keeps(flags: tuple[str, ...], paid: int) -> None:
+    assert f"3 updates, {paid} backward passes: " in run("language_model.py", "--updates", "3", *flags)

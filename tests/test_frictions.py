@@ -51,6 +51,7 @@ def expert(observations: np.ndarray) -> np.ndarray:
 
 SPACES = [spaces.Discrete(5), spaces.MultiDiscrete([3, 4]), spaces.MultiBinary(3), BOX]
 TABLE = spaces.Box(-1.0, 1.0, (2, 3), np.float32)
+LOPSIDED = spaces.Box(np.array([-1.0, 2.0], np.float32), np.array([3.0, 5.0], np.float32))
 
 
 @pytest.mark.parametrize("space", [*SPACES, TABLE], ids=str)
@@ -82,14 +83,15 @@ def test_a_fixed_action(space: spaces.Space[Any], action: Any) -> None:
     np.testing.assert_array_equal(rollout.actions, expected)
 
 
-@pytest.mark.parametrize("space", SPACES, ids=lambda space: type(space).__name__)
+@pytest.mark.parametrize("space", [*SPACES, LOPSIDED], ids=str)
 def test_random_actions_are_uniform_over_the_space(space: spaces.Space[Any]) -> None:
     actions = collect(model_of(space), [ActorBug(1.0, "random")]).actions.reshape(N_ENVS * N_STEPS, -1)
     if isinstance(space, spaces.Box):
-        assert actions.min() >= -1
-        assert actions.max() <= 1
-        np.testing.assert_allclose(actions.mean(0), 0.0, atol=0.073)
-        np.testing.assert_allclose(actions.std(0), 1 / np.sqrt(3), atol=0.05)
+        shares = (actions - space.low) / (space.high - space.low)
+        assert shares.min() >= 0
+        assert shares.max() <= 1
+        np.testing.assert_allclose(shares.mean(0), 0.5, atol=0.037)
+        np.testing.assert_allclose(shares.std(0), 1 / np.sqrt(12), atol=0.025)
         return
     sizes = {"Discrete": [5], "MultiDiscrete": [3, 4], "MultiBinary": [2, 2, 2]}[type(space).__name__]
     for column, size in zip(actions.T.astype(int), sizes, strict=True):
@@ -153,18 +155,31 @@ def test_an_expert_that_leaves_the_space_is_refused(space: spaces.Space[Any], ac
         collect(model_of(space), [RareDiscovery(1.0, lambda observations: np.full(N_ENVS, action))])
 
 
-def test_noise_of_the_sampler_is_as_large_as_it_says() -> None:
-    """Box: the action's variance grows by scale squared, in units of the policy's. Discrete: towards uniform."""
-    model = model_of(BOX)
+@pytest.mark.parametrize("squash", [False, True])
+def test_noise_on_a_mean_is_as_large_as_it_says(squash: bool) -> None:
+    """The variance of what the policy drew grows by scale squared, in units of its own."""
+    kwargs: dict[str, Any] = {"use_sde": True, "policy_kwargs": {"squash_output": True}} if squash else {}
+    model = model_of(BOX, **kwargs)
     with torch.no_grad():
         model.policy.action_net.bias.fill_(0.3)  # type: ignore[operator]
-        model.policy.log_std.fill_(-1.0)
-    spreads = [collect(model, [MismatchedSampler(scale)]).actions.std() for scale in (0.0, 2.0)]
+        model.policy.log_std.fill_(-2.0)
+    actions = [collect(model, [MismatchedSampler(scale)]).actions for scale in (0.0, 2.0)]
+    spreads = [(np.arctanh(each) if squash else each).std() for each in actions]
     assert spreads[1] / spreads[0] == pytest.approx(np.sqrt(1 + 2.0**2), rel=0.075)
-    model = model_of(spaces.Discrete(2))
+
+
+@pytest.mark.parametrize(
+    ("space", "logits", "action"),
+    [(spaces.Discrete(2), [2.0, 0.0], 0), (spaces.MultiBinary(3), [2.0, 2.0, 2.0], 1)],
+    ids=str,
+)
+def test_noise_on_logits_moves_shares_towards_the_uniform_ones(
+    space: spaces.Space[Any], logits: list[float], action: int
+) -> None:
+    model = model_of(space)
     with torch.no_grad():
-        model.policy.action_net.bias.copy_(torch.tensor([2.0, 0.0]))  # type: ignore[operator]
-    shares = [(collect(model, [MismatchedSampler(scale)]).actions == 0).mean() for scale in (0.0, 8.0)]
+        model.policy.action_net.bias.copy_(torch.tensor(logits))  # type: ignore[operator]
+    shares = [(collect(model, [MismatchedSampler(scale)]).actions == action).mean() for scale in (0.0, 8.0)]
     assert shares[0] == pytest.approx(1 / (1 + np.exp(-2)), abs=0.042)
     assert 0.5 < shares[1] < 0.65
 
@@ -199,6 +214,26 @@ def test_equal_seeds_give_equal_frictions_and_other_streams_others() -> None:
     np.testing.assert_array_equal(one.actions, other.actions)
     np.testing.assert_array_equal(one.rewards, other.rewards)
     assert not np.array_equal(one.actions, unlike.actions)
+
+
+@pytest.mark.parametrize(
+    ("space", "friction"),
+    [
+        (BOX, MismatchedSampler(1.0)),
+        (BOX, ActorBug(1.0, "random")),
+        (spaces.Discrete(5), MismatchedSampler(1.0)),
+        (spaces.Discrete(5), ActorBug(1.0, "random")),
+        (spaces.MultiDiscrete([3, 4]), ActorBug(1.0, "random")),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_frictions_draw_moves_no_generator_but_their_own(space: spaces.Space[Any], friction: Friction) -> None:
+    model = model_of(space)
+    states = []
+    for frictions in ([], [friction]):
+        collect(model, frictions)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
 
 
 def test_frictions_compose_in_order() -> None:

@@ -11,11 +11,14 @@ import torch
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
 from sb3_delight import DG, KondoDG, PolicyGradient, objectives
 from sb3_delight.actors import LocalActors
-from sb3_delight.buffers import flat_rollout
+from sb3_delight.buffers import flat_rollout, take
+from sb3_delight.forward import evaluate_rows, slices_without_gradient
+from sb3_delight.minibatches import deal_rows
 
 ROWS = 64
 
@@ -69,23 +72,47 @@ def test_fixed_rate_keeps_its_share_of_ties_too() -> None:
     assert len(model._select(tied)) == ROWS / 4  # type: ignore[arg-type]
 
 
-def test_fixed_rate_keeps_the_most_delightful_rows() -> None:
-    model = make(gate_rate=0.25)
+@pytest.mark.parametrize(
+    ("arguments", "priority"),
+    [
+        ({}, lambda advantage, surprisal: advantage * surprisal),
+        (
+            {"priority": "additive", "additive_alpha": 0.9},
+            lambda advantage, surprisal: 0.9 * advantage + 0.1 * surprisal,
+        ),
+    ],
+    ids=["delight", "additive"],
+)
+def test_fixed_rate_keeps_the_rows_of_the_highest_priority(arguments: dict[str, Any], priority: Any) -> None:
+    model = make(gate_rate=0.25, **arguments)
     rollout = rollout_of(model)
-    delight = -rollout.old_log_prob * rollout.advantages
+    score = priority(rollout.advantages, -rollout.old_log_prob)
     kept = model._select(rollout)
     dropped = np.setdiff1d(np.arange(ROWS), kept)  # type: ignore[arg-type]
-    assert delight[kept].min() >= delight[dropped].max()
-    assert model._metrics["price"][-1] == delight[kept].min()
+    assert score[kept].min() >= score[dropped].max()
+    torch.testing.assert_close(model._metrics["price"][-1], score[kept].min())
 
 
-def test_price_keeps_what_exceeds_it() -> None:
-    model = make(price=0.3)
+@pytest.mark.parametrize("clip", [10.0, 1.0])
+def test_price_keeps_what_exceeds_it(clip: float) -> None:
+    model = make(price=0.3, surprisal_clip=clip)
     rollout = rollout_of(model)
-    delight = -rollout.old_log_prob * rollout.advantages
+    delight = (-rollout.old_log_prob).clamp(-clip, clip) * rollout.advantages
     kept = model._select(rollout)
     assert 0 < len(kept) < ROWS  # type: ignore[arg-type]
     assert set(kept.tolist()) == set((delight > 0.3).nonzero().flatten().tolist())  # type: ignore[union-attr]
+
+
+def test_a_soft_gate_has_its_price_and_follows_the_schedule_of_its_temperature() -> None:
+    model = make(price=0.3, temperature="lin_2.0")
+    rollout = rollout_of(model)
+    net_delight = -rollout.old_log_prob * rollout.advantages - 0.3
+    for progress in (1.0, 0.25, 0.0):
+        model._current_progress_remaining = progress
+        kept = model._select(rollout)
+        gate = torch.sigmoid(net_delight / (2.0 * progress))
+        torch.testing.assert_close(model._metrics["gate_mean"][-1], gate.mean())
+    assert torch.equal(kept, (net_delight > 0).nonzero().flatten())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
@@ -170,11 +197,14 @@ def test_recomputed_screen_judges_by_the_current_policy() -> None:
     assert set(expected.tolist()) != set(stored._select(stale).tolist())  # type: ignore[union-attr]
 
 
-def test_normalized_delight_prices_in_its_own_scale() -> None:
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_normalized_delight_prices_in_its_own_scale_and_is_not_centred(scale: float) -> None:
     model = make(price=1.0, normalize_delight=True)
     rollout = rollout_of(model)
-    large = rollout._replace(advantages=1000 * rollout.advantages)
-    torch.testing.assert_close(model._select(rollout), model._select(large))
+    advantages = scale * (rollout.advantages + 1)  # successes for the most part: their delight has a mean
+    delight = -rollout.old_log_prob * advantages
+    expected = (delight > delight.square().mean().sqrt()).nonzero().flatten()
+    torch.testing.assert_close(model._select(rollout._replace(advantages=advantages)), expected)
 
 
 # ----------------------------------------------------------------------- what a dropped row costs
@@ -225,6 +255,30 @@ def test_shared_extractor_sees_the_union_of_rows_once(
     else:
         assert counts["pi"].forward == counts["pi"].backward == actor_rows
         assert counts["vf"].forward == counts["vf"].backward == critic_rows
+
+
+class OwnEvaluation(ActorCriticPolicy):
+    def evaluate_actions(self, obs: Any, actions: torch.Tensor) -> Any:
+        return super().evaluate_actions(obs, actions)
+
+
+@pytest.mark.parametrize("policy", ["MlpPolicy", OwnEvaluation])
+@pytest.mark.parametrize("share", [True, False])
+def test_rows_that_one_side_pays_for_are_evaluated_as_if_both_did(policy: Any, share: bool) -> None:
+    model = make(policy=policy, policy_kwargs={"share_features_extractor": share})
+    rollout = rollout_of(model)
+    (rows,) = deal_rows(ROWS, None, kept=torch.arange(20), n_critic=30)
+    assert max(rows.n_actor, rows.n_critic) < rows.n_paid < ROWS
+    batch = take(rollout, rows.paid)
+    values, log_prob, entropy = model.policy.evaluate_actions(batch.observations, batch.actions)
+    assert entropy is not None
+    expected = values.flatten()[rows.critic], log_prob[rows.actor], entropy[rows.actor]
+    torch.testing.assert_close(evaluate_rows(model.policy, batch, rows), expected)
+
+
+def test_rows_without_a_gradient_are_evaluated_eight_minibatches_at_a_time() -> None:
+    assert slices_without_gradient(100, 5) == [slice(0, 40), slice(40, 80), slice(80, 120)]
+    assert slices_without_gradient(100, None) == [slice(0, 100)]
 
 
 def test_recomputed_screen_costs_one_forward_without_gradient() -> None:
@@ -326,16 +380,44 @@ def test_the_critic_sees_rows_chosen_regardless_of_delight() -> None:
     assert seen[~mask].mean().item() / 400 == pytest.approx(0.25, abs=0.025)
 
 
-def test_gating_divides_by_the_whole_batch() -> None:
-    model = make(gate_rate=0.25, advantage_scaling="off")
+def test_the_critics_loss_is_a_mean_over_the_rows_it_sees() -> None:
+    """However few these are: its gradient does not shrink with the rate."""
+    model = make(gate_rate=0.25, critic_rate=0.25, learning_rate=0.0, max_grad_norm=1e9)
+    rollout, seen = rollout_of(model), []
+    original = model._gradient_step
+
+    def spy(given: Any, rows: Any) -> None:
+        seen.append(rows.paid[rows.critic])
+        original(given, rows)
+
+    model._gradient_step = spy  # type: ignore
+    model.train()
+    error = (rollout.old_values - rollout.returns)[seen[0]]
+    assert len(error) == ROWS / 4
+    assert model.logger.name_to_value["train/value_loss"] == pytest.approx(error.square().mean().item(), rel=1e-4)
+    bias: Any = model.policy.value_net.bias
+    assert bias.grad.item() == pytest.approx(model.vf_coef * 2 * error.mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "scale"),
+    [
+        ("off", lambda advantages: advantages),
+        ("scale", objectives.scale_by_rms),
+        ("standardize", objectives.standardize),
+    ],
+)
+@pytest.mark.parametrize("critic_rate", [1.0, 0.25])
+def test_gating_scales_by_the_whole_batch_and_divides_by_it(scaling: str, scale: Any, critic_rate: float) -> None:
+    """Also by those of its rows that nobody pays for."""
+    model = make(gate_rate=0.25, critic_rate=critic_rate, advantage_scaling=scaling, learning_rate=0.0)
     rollout = rollout_of(model)
-    rollout = rollout._replace(advantages=flat_rollout(model.rollout_buffer).advantages)
+    rollout = rollout._replace(advantages=scale(flat_rollout(model.rollout_buffer).advantages))
     kept = model._select(rollout)
     model.train()
     log_prob, advantages = rollout.old_log_prob[kept], rollout.advantages[kept]
-    # The policy moved once since the rollout, so the stored log-probabilities are near, not equal.
     expected = objectives.policy_gradient_loss(log_prob, advantages, torch.ones(len(advantages)), batch_size=ROWS)
-    assert model.logger.name_to_value["train/policy_loss"] == pytest.approx(expected.item(), rel=0.1)
+    assert model.logger.name_to_value["train/policy_loss"] == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_dict_observations_are_gated_too() -> None:

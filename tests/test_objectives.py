@@ -163,6 +163,18 @@ def test_scaled_po_at_one_is_the_policy_gradient_and_at_zero_learns_from_success
     assert_same(scaled_weight(log_prob, advantage, 0.0), (advantage >= 0).double())
 
 
+def test_settings_left_out_have_their_usual_values() -> None:
+    log_prob, advantage, behaviour = batch((50,))
+    assert_same(dg_weight(log_prob, advantage), dg_weight(log_prob, advantage, temperature=1.0, clip=None))
+    assert_same(scaled_weight(log_prob, advantage), scaled_weight(log_prob, advantage, negative_scale=0.2))
+    for weight in (ppo_clip_weight, simple_po_weight):
+        expected = weight(log_prob, advantage, behaviour, clip_range=0.2)
+        assert_same(weight(log_prob, advantage, behaviour), expected)
+    certain, success = torch.zeros(1, 4), torch.ones(1, 1)
+    expected = asympo_weight(certain, success, p_low=0.01, p_high=None, surprisal_floor=1e-3)
+    assert_same(asympo_weight(certain, success, p_high=None), expected)
+
+
 # Kondo's coin
 
 
@@ -245,12 +257,15 @@ def test_asympo_stable_form_leaves_settled_tokens_alone_and_the_plain_form_does_
     settled = mask & torch.where(advantage >= 0, certain, hopeless)
     assert settled.sum() == 5
     assert torch.equal(asympo_weight(log_prob, advantage, mask) == 0, settled | ~mask)
+    assert torch.equal(asympo_weight(log_prob, advantage, mask, p_low=None) == 0, (settled & certain) | ~mask)
+    assert torch.equal(asympo_weight(log_prob, advantage, mask, p_high=None) == 0, (settled & hopeless) | ~mask)
     assert torch.equal(asympo_weight(log_prob, advantage, mask, p_low=None, p_high=None) == 0, ~mask)
 
 
-def test_asympo_floors_the_surprisal_of_a_certain_response() -> None:
-    weight = asympo_weight(torch.zeros(1, 4), torch.ones(1, 1), surprisal_floor=0.01, p_low=None, p_high=None)
-    assert_close(weight, torch.full((1, 4), 25.0))
+def test_asympo_floors_the_mean_surprisal_of_a_certain_response_whatever_its_length() -> None:
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    weight = asympo_weight(torch.zeros(2, 4), torch.ones(2, 1), mask, surprisal_floor=0.01, p_low=None, p_high=None)
+    assert_close(weight, torch.tensor([[25.0, 25.0, 25.0, 25.0], [50.0, 50.0, 0.0, 0.0]]))
 
 
 @pytest.mark.parametrize("garbage", [-math.inf, math.nan])
@@ -293,7 +308,7 @@ def test_micro_batches_and_processes_add_up_to_the_whole_batch(n_processes: int)
     for batch_size in (30 / n_processes, torch.tensor(30 / n_processes)):
         losses = [
             policy_gradient_loss(log_prob[part], advantage[part], weight[part], batch_size, mask[part])
-            for part in torch.arange(12).split([1, 4, 7])
+            for part in (slice(0, 1), slice(1, 5), slice(5, 12))
         ]
         assert_same(gradient(torch.stack(losses).sum() / n_processes, log_prob), expected)
 
@@ -385,8 +400,10 @@ def test_rows_at_rate_is_the_exact_ceiling_despite_float_noise() -> None:
         assert rows_at_rate(n_rows, percent / 100) == math.ceil(Fraction(percent, 100) * n_rows)
 
 
-def test_rows_at_rate_keeps_at_least_one_row() -> None:
+def test_rows_at_rate_keeps_at_least_one_row_where_there_is_any() -> None:
     assert rows_at_rate(10, 1e-9) == 1
+    assert rows_at_rate(0, 0.5) == 0
+    assert top_rows(torch.zeros(0), 0.5).shape == (0,)
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.07, 0.3, 0.5, 1.0])
@@ -472,6 +489,7 @@ def test_standardize_is_what_stable_baselines3_does_to_advantages() -> None:
     scaled = standardize(values)
     assert scaled.mean() == pytest.approx(0, abs=1e-6)
     assert scaled.std(correction=1) == pytest.approx(1)
+    assert_close(standardize(torch.tensor([1.0, 3.0])), torch.tensor([-1.0, 1.0]) / math.sqrt(2))
     assert torch.equal(standardize(values[0, :1]), values[0, :1])
 
 

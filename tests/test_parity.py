@@ -55,6 +55,20 @@ def test_ppo_is_ppo_bit_for_bit(env: str) -> None:
     assert largest_difference(stock, ours) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("cls", "stock", "others"),
+    [(PPO, StockPPO, {}), (PolicyGradient, A2C, {"n_steps": 32, "gae_lambda": 0.95})],
+    ids=["PPO", "PolicyGradient"],
+)
+def test_defaults_are_stable_baselines3s_but_for_those_that_the_documentation_names(
+    cls: Any, stock: Any, others: dict[str, Any]
+) -> None:
+    ours, theirs = (vars(each("MlpPolicy", "CartPole-v1", device="cpu")) for each in (cls, stock))
+    names = {"learning_rate", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef", "vf_coef"}
+    names |= {"max_grad_norm", "use_sde", "sde_sample_freq"}
+    assert {name: ours[name] for name in names & theirs.keys() if ours[name] != theirs[name]} == others
+
+
 def test_fused_adam_stays_within_float_precision() -> None:
     common: dict[str, Any] = {"seed": 1, "device": "cpu", "n_steps": 192}
     stock = StockPPO("MlpPolicy", "CartPole-v1", **common).learn(384)

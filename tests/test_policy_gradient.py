@@ -1,7 +1,9 @@
 """The loop: its arguments, its refusal of what is not finite, its logs, and what it saves."""
 
 import csv
+import json
 import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sb3_delight import DG, KondoDG, PolicyGradient
+from sb3_delight import DG, KondoDG, PolicyGradient, objectives
+from sb3_delight.actors import LocalActors
 from sb3_delight.baselines import PPO, ImportanceWeightedPG, ScaledPO
 from sb3_delight.buffers import flat_rollout
 from sb3_delight.forward import unvalidated_distributions
@@ -46,6 +49,7 @@ def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
         (PolicyGradient, "n_steps", 0),
         (PolicyGradient, "n_steps", 2.5),
         (PolicyGradient, "n_epochs", 0),
+        (PolicyGradient, "n_epochs", True),
         (PolicyGradient, "extra_critic_epochs", -1),
         (PolicyGradient, "extra_critic_epochs", 0.5),
         (PolicyGradient, "batch_size", 0),
@@ -542,6 +546,34 @@ def test_loaded_model_makes_the_same_next_update(cls: type[PolicyGradient], tmp_
     assert loaded.num_timesteps == 96 + 64
 
 
+def test_nothing_that_belongs_to_one_update_is_saved(tmp_path: Path) -> None:
+    make().learn(16).save(tmp_path / "model")
+    saved = json.loads(zipfile.ZipFile(tmp_path / "model.zip").read("data"))
+    assert "n_steps" in saved
+    assert not {"_metrics", "_parameters", "_last_update", "_intake"} & saved.keys()
+
+
+@pytest.mark.parametrize("actors", [None, LocalActors(1)], ids=["no actors", "actors"])
+def test_the_policy_is_in_training_mode_while_it_is_updated_and_only_then(actors: LocalActors | None) -> None:
+    """Which dropout and batch normalisation go by."""
+    acting: list[bool] = []
+    updating: list[bool] = []
+
+    class Looking(PolicyGradient):
+        def _weight(self, log_prob: torch.Tensor, batch: Any) -> torch.Tensor:
+            updating.append(self.policy.training)
+            return super()._weight(log_prob, batch)
+
+    class Look(BaseCallback):
+        def _on_step(self) -> bool:
+            acting.append(self.model.policy.training)
+            return True
+
+    make(Looking, actors=actors).learn(32, callback=Look())
+    assert acting == [False] * 32
+    assert updating == [True] * 2
+
+
 def test_learn_needs_no_argument(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stop(BaseCallback):
         def _on_step(self) -> bool:
@@ -582,7 +614,7 @@ def test_batch_size_and_epochs_set_the_number_of_steps() -> None:
 
 @pytest.mark.parametrize("cls", [DG, KondoDG])
 def test_every_update_is_logged_the_last_one_too(cls: type[PolicyGradient], tmp_path: Path) -> None:
-    model = make(cls, "Pendulum-v1", **({"gate_rate": 0.5} if cls is KondoDG else {}))
+    model = make(cls, "Pendulum-v1", **({"gate_rate": 0.25} if cls is KondoDG else {}))
     model.set_logger(configure(str(tmp_path), ["csv"]))
     model.learn(64, log_interval=1)
     with (tmp_path / "progress.csv").open() as file:
@@ -596,23 +628,45 @@ def test_every_update_is_logged_the_last_one_too(cls: type[PolicyGradient], tmp_
     } <= last.keys()  # fmt: skip
     assert ("price" in last) == (cls is KondoDG)
     assert last["critic_rows"] == 64
+    assert last["kept_fraction"] == (0.25 if cls is KondoDG else 1)
     assert 0 < last["gate_mean"] < 1
     assert last["std"] == pytest.approx(model.policy.log_std.exp().mean().item())  # of the last update, not before it
     assert all(np.isfinite(value) for value in last.values())
 
 
-def test_logged_delight_is_that_of_the_rollout() -> None:
-    model = make(advantage_scaling="off", surprisal_clip=None)
+@pytest.mark.parametrize(
+    ("scaling", "scale"), [("off", lambda advantages: advantages), ("scale", objectives.scale_by_rms)]
+)
+@pytest.mark.parametrize("clip", [None, 0.6])  # of surprisals near 0.69
+def test_what_is_logged_of_an_update_is_what_its_rollout_has(scaling: str, scale: Any, clip: float | None) -> None:
+    model = make(advantage_scaling=scaling, surprisal_clip=clip)
     model.set_logger(configure(None, []))
     model.learn(16)
-    buffer: Any = model.rollout_buffer
     # learn() dumped the last update, so train once more on the same rollout.
     model.train()
-    logged = model.logger.name_to_value
-    delight = -buffer.log_probs * buffer.advantages
-    assert logged["train/delight_mean"] == pytest.approx(delight.mean().item(), rel=1e-5)
-    assert logged["train/delight_std"] == pytest.approx(delight.std(correction=0).item(), rel=1e-5)
-    assert logged["train/surprisal_mean"] == pytest.approx(-buffer.log_probs.mean().item(), rel=1e-5)
+    rollout = flat_rollout(model.rollout_buffer)
+    surprisal = (-rollout.old_log_prob).clamp(max=clip or math.inf)
+    delight = surprisal * scale(rollout.advantages)
+    unexplained = (rollout.returns - rollout.old_values).var(correction=0) / rollout.returns.var(correction=0)
+    expected = {
+        "surprisal_mean": surprisal.mean().item(),
+        "delight_mean": delight.mean().item(),
+        "delight_std": delight.std(correction=0).item(),
+        "explained_variance": 1 - unexplained.item(),
+    }
+    logged = {name: model.logger.name_to_value[f"train/{name}"] for name in expected}
+    assert logged == pytest.approx(expected, rel=1e-4)
+    assert model.last_update is not None
+    torch.testing.assert_close(model.last_update[1], surprisal)
+
+
+def test_an_entropy_of_no_closed_form_is_the_mean_of_surprisal() -> None:
+    squashed: dict[str, Any] = {"use_sde": True, "policy_kwargs": {"squash_output": True}}
+    model = make(PolicyGradient, "Pendulum-v1", learning_rate=0.0, **squashed).learn(16)
+    model.set_logger(configure(None, []))
+    model.train()
+    expected = -flat_rollout(model.rollout_buffer).old_log_prob.mean().item()
+    assert model.logger.name_to_value["train/entropy"] == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])

@@ -14,6 +14,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
@@ -119,6 +120,7 @@ def test_ctrl_c_or_kill_keeps_what_is_done_and_the_command_continues(
             signal.raise_signal(number)
         return run(config, seeds)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
     harness.main(dataclasses.replace(EXPERIMENT, run=interrupted), ["--workers", "1", "--output", str(tmp_path)])
     assert "continues" in capsys.readouterr().out
     assert len(results(tmp_path)) == 3 * 3  # one config, three seeds, three rows
@@ -148,6 +150,16 @@ def test_a_command_says_what_it_is_about_to_run(tmp_path: Path, capsys: pytest.C
     assert "lacks" not in capsys.readouterr().out
 
 
+def test_a_run_that_two_commands_computed_at_once_counts_once(tmp_path: Path) -> None:
+    sweep(tmp_path)
+    path = tmp_path / "results" / "toy.csv"
+    before = harness.Runs(path, [Config(2.0)]).get(Config(2.0), "error")[1]
+    with path.open("a") as file:
+        file.writelines(path.read_text().splitlines(keepends=True)[1:])
+    after = harness.Runs(path, [Config(2.0)]).get(Config(2.0), "error")[1]
+    assert after.tolist() == before.tolist() == [[0, 2, 4], [1, 3, 5], [2, 4, 6]]
+
+
 def test_rows_say_where_they_come_from(tmp_path: Path) -> None:
     sweep(tmp_path, "--seeds", "1")
     for row in harness.read_rows(tmp_path / "results" / "toy.csv"):
@@ -173,16 +185,26 @@ def test_workers_compute_what_one_process_computes(tmp_path: Path) -> None:
     }
 
 
-def test_interval_covers_the_mean_and_survives_runs_that_never_arrive() -> None:
+def test_interval_is_that_of_the_mean_and_survives_runs_that_never_arrive() -> None:
     values = np.random.default_rng(1).normal(5.0, 1.0, size=(50, 3))
     middle, low, high = harness.interval(values)
-    assert (low < middle).all()
-    assert (middle < high).all()
-    assert (high - low < 1.0).all()
+    half_width = 1.96 * values.std(axis=0) / np.sqrt(50)
+    np.testing.assert_allclose(middle, values.mean(axis=0))
+    np.testing.assert_allclose(high - middle, half_width, rtol=0.1)
+    np.testing.assert_allclose(middle - low, half_width, rtol=0.1)
     middle, low, high = harness.interval(np.array([1.0, 2.0, 3.0, math.inf, math.inf]), np.median)
     assert middle == 3.0
     assert low <= middle
     assert high == math.inf
+
+
+def test_every_seed_has_streams_of_random_numbers_of_its_own() -> None:
+    def uniform(generator: torch.Generator, n: int) -> Tensor:
+        return torch.rand(n, generator=generator)
+
+    together = {stream: next(harness.draws([0, 1, 2], stream, uniform)).tolist() for stream in range(3)}
+    assert len({number for numbers in together.values() for number in numbers}) == 9
+    assert next(harness.draws([1], 2, uniform)).tolist() == [together[2][1]]
 
 
 # --- every figure ---------------------------------------------------------------------------------------------------
@@ -456,22 +478,43 @@ def test_looking_more_often_changes_no_training() -> None:
 
 def test_evaluation_is_on_other_seeds_with_the_statistics_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
+    seeds: list[set[int]] = []
+
+    def make(env_id: str, n_envs: int, seed: int) -> VecEnv:
+        seeds.append(set(range(seed, seed + n_envs)))  # of the environments, as make_vec_env has it
+        return make_vec_env(env_id, n_envs, seed=seed)
 
     def look(model: Any, env: Any, **_: Any) -> tuple[list[float], list[int]]:
         seen.append((model.get_vec_normalize_env(), env, model.gamma))
         return [0.0], [1]
 
+    monkeypatch.setattr(training, "make_vec_env", make)
     monkeypatch.setattr(training, "evaluate_policy", look)
 
     def slow(env: VecEnv, seed: int) -> PolicyGradient:
         return PolicyGradient("MlpPolicy", env, gamma=0.9, n_steps=16, seed=seed, device="cpu")
 
     training.train(slow, "CartPole-v1", 3, 64, n_envs=4, evaluations=1, normalize=True)
+    of_training, of_evaluation = seeds
+    assert not of_training & of_evaluation
     ((trained, held_out, gamma),) = seen
     assert held_out.obs_rms is trained.obs_rms
     assert not held_out.training
     assert not held_out.norm_reward
     assert trained.gamma == gamma == 0.9
+
+
+def test_returns_are_means_of_evaluation_and_of_the_last_thirty_training_episodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def returns(model: KondoDG) -> harness.Row:
+        return {"returns": [episode["r"] for episode in model.ep_info_buffer or []]}
+
+    monkeypatch.setattr(training, "evaluate_policy", lambda *_, **__: ([7.0, 9.0], [1, 1]))
+    (row,) = training.train(kondo, "CartPole-v1", 0, 1280, n_envs=4, evaluations=1, measure=returns)
+    assert len(row["returns"]) > 30
+    assert row["sampled"] == pytest.approx(np.mean(row["returns"][-30:]))
+    assert row["deterministic"] == 8.0
 
 
 def test_seconds_leave_evaluation_out(monkeypatch: pytest.MonkeyPatch) -> None:

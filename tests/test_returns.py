@@ -183,10 +183,12 @@ def test_half_precision_does_not_round_the_discount(estimate: Callable[..., Any]
         assert part[0].item() == pytest.approx(0.999**999, rel=1e-4)
 
 
-def test_gae_carries_no_gradient() -> None:
+@pytest.mark.parametrize("estimate", [gae, vtrace])
+def test_estimates_carry_no_gradient(estimate: Callable[..., Any]) -> None:
     rollout = random_rollout(4, 2)
     rollout[1].requires_grad_()
-    assert not any(part.requires_grad for part in gae(*rollout, 0.9, 0.9))
+    rest = (0.9, 0.9, torch.zeros(4, 2, requires_grad=True)) if estimate is vtrace else (0.9, 0.9)
+    assert not any(part.requires_grad for part in estimate(*rollout, *rest))
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,7 @@ UNSUPPORTED_OBSERVATIONS: dict[str, tuple[spaces.Space[Any], list[str]]] = {
     "Tuple in Dict": (spaces.Dict({"inner": spaces.Tuple([BOX])}), ["flat Dict"]),
     "Text in Dict": (spaces.Dict({"text": spaces.Text(3)}), OBSERVATIONS_ALLOWED),
     "Discrete from 1": (spaces.Discrete(3, start=1), ["start"]),
+    "MultiDiscrete from 1": (spaces.MultiDiscrete([2, 3], start=[1, 0]), ["MultiDiscrete numbered from 0"]),
     "MultiDiscrete 2-D": (spaces.MultiDiscrete(np.array([[2, 3], [2, 3]])), ["MultiDiscrete"]),
     "Box 0-D": (spaces.Box(-1, 1, (), np.float32), ["one dimension or more"]),
 }
@@ -230,6 +231,7 @@ UNSUPPORTED_ACTIONS: dict[str, tuple[spaces.Space[Any], list[str]]] = {
     "unbounded Box": (spaces.Box(-np.inf, np.inf, (1,), np.float32), ["finite"]),
     "MultiBinary 2-D": (spaces.MultiBinary([2, 2]), ["MultiBinary"]),
     "MultiDiscrete 2-D": (spaces.MultiDiscrete(np.array([[2, 3], [2, 3]])), ["MultiDiscrete"]),
+    "MultiDiscrete from 1": (spaces.MultiDiscrete([2, 3], start=[1, 0]), ["MultiDiscrete numbered from 0"]),
     "Discrete from 1": (spaces.Discrete(3, start=1), ["start"]),
 }
 

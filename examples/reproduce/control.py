@@ -39,6 +39,7 @@ from torch import nn
 
 from sb3_delight import DG, KondoDG, PolicyGradient
 from sb3_delight.arguments import as_schedule
+from sb3_delight.baselines import ScaledPO
 from sb3_delight.zoo import plots
 
 ZOO_CONFIGS = Path(__file__).parents[2] / "zoo_configs"
@@ -55,6 +56,8 @@ OURS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
     "pg_once": (PolicyGradient, {}),
     "dg_once": (DG, {}),
 }
+#: of the figure `clip` alone
+MUTING: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {"scaled_po": (ScaledPO, {})}
 REUSING: dict[str, type[PolicyGradient]] = {"pg": ReusingPG, "dg": ReusingDG}
 OTHERS: dict[str, type[OnPolicyAlgorithm]] = {"ppo": PPO, "a2c": A2C, "trpo": TRPO}
 # Of Tianshou's MuJoCo benchmark: RL-Zoo leaves A2C at stable-baselines3's defaults, a weak control.
@@ -139,7 +142,7 @@ SWEEP = {
 def make_model(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
     if config.method in OTHERS:
         return make_other(config, env, seed)
-    cls, own = OURS[config.method]
+    cls, own = (OURS | MUTING)[config.method]
     if config.reference is not None:
         own = {**own, "surprisal_baseline": "mode"}
     if config.reference == 1:

@@ -99,6 +99,8 @@ UNDER_CLIP: dict[str, dict[str, Any]] = {
     # what temperature 1 adds to first order, as the gate weighs it and at full weight
     "PG, entropy bonus .25, no clip": {"method": "pg_entropy", "ent_coef": 0.25, "clipped": False},
     "PG, entropy bonus .5, no clip": {"method": "pg_entropy", "ent_coef": 0.5, "clipped": False},
+    # which mutes failures, as a low temperature does, whatever their surprisal
+    "Scaled PO, no clip": {"method": "scaled_po", "clipped": False},
     "DG, temperature 10, no clip": {"method": "dg", "temperature": 10.0, "reference": 0.0, "clipped": False},
     "DG, temperature 1, no clip": {"method": "dg", "temperature": 1.0, "reference": 0.0, "clipped": False},
 }

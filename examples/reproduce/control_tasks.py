@@ -67,6 +67,7 @@ LABELS = {
     "trpo": ("TRPO, RL-Zoo", harness.COLOURS["pmpo"], "-"),
     "pg": ("policy gradient", harness.COLOURS["pg"], "-"),
     "pg_entropy": ("policy gradient, entropy bonus", harness.COLOURS["pg"], "--"),
+    "scaled_po": ("Scaled PO", harness.COLOURS["half_pg"], "-"),
     "dg": ("DG", harness.COLOURS["dg"], "-"),
     "kondo_price": ("Kondo, price 0", harness.COLOURS["kondo"], "-"),
     "kondo_3": ("Kondo, rate .3", harness.COLOURS["kondo"], "--"),

@@ -67,8 +67,9 @@ class ZooManager(ExperimentManager):
     - without ``-conf``, the packaged configuration (:func:`packaged_config`);
     - a study with a name but no ``--storage`` is kept (:func:`default_storage`), hence can be resumed;
     - a trial's VecNormalize discounts by the trial's gamma, so that ``--trial-id`` trains what was scored;
-    - ``--trial-id`` trains with what else the sweep was given (``-conf``, ``-params``, ``--env-kwargs``, ``-n``), unless it
-      is given again; ``--trial-id 0`` is a trial; one that does not exist, or of another environment, is an error;
+    - ``--trial-id`` trains with what else the sweep was given and the command is not (``-conf``, ``-params``,
+      ``--env-kwargs``, ``-n``); ``--trial-id 0`` is a trial; one that does not exist, or of another environment, is an
+      error;
     - a study is resumed with the settings it was begun with, or not at all: scores of others would be mixed;
     - a sweep, or a command that cannot work, leaves no empty run behind, which ``enjoy`` would take for the latest;
     - ``clip_range: null`` is no clip.
