@@ -45,8 +45,9 @@ class LanguageModel(nn.Module):
 
     def log_probs(self, tokens: Tensor) -> Tensor:
         """Of the answers' tokens, ``[B, LONGEST + 1]``; padding has those of an end, which the mask leaves out."""
+        logits: Tensor = self(tokens[:, :-1])[:, LONGEST - 1 :]
         answers = tokens[:, LONGEST:].clamp(max=END)
-        return self(tokens[:, :-1])[:, LONGEST - 1 :].log_softmax(-1).gather(-1, answers[..., None])[..., 0]
+        return logits.log_softmax(-1).gather(-1, answers[..., None])[..., 0]
 
 
 @torch.no_grad()

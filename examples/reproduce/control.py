@@ -211,7 +211,8 @@ def label(config: Config) -> str:
 
 def curves(runs: Runs) -> Figure:
     """Of one task, against environment steps and against seconds of one core; prints the table."""
-    figure, panels = harness.panels(2, width=5.6, height=4.4)
+    figure, panels = harness.panels(2, width=6.4, height=5.2)
+    counts = []
     print("interquartile mean over seeds of the last three evaluations' mean:")
     for config in runs.configs:
         steps, values = runs.get(config, "deterministic")
@@ -220,12 +221,13 @@ def curves(runs: Runs) -> Figure:
         print(f"    {label(config):45} {harness.in_words(runs.late(config, 'deterministic'), iqm)}")
         _, colour, line = LABELS[config.method]
         seconds = runs.get(config, "training_seconds")[1].mean(axis=0)
+        counts.append(len(values))
         for axes, x in zip(panels, (steps / 1e6, seconds), strict=True):
-            harness.band(axes, x, values, f"{label(config)}, {len(values)} seeds", iqm, color=colour, linestyle=line)
-    panels[0].set(xlabel="million environment steps", ylabel="return of 10 evaluation episodes, interquartile mean")
+            harness.band(axes, x, values, label(config), iqm, color=colour, linestyle=line)
+    panels[0].set(xlabel="million environment steps", ylabel="evaluation return, interquartile mean")
     panels[1].set(xlabel="seconds of one core, without evaluation", xscale="log")
-    figure.suptitle(runs.configs[0].env)
-    harness.legend_below(figure, panels[0], 4)
+    figure.suptitle(f"{runs.configs[0].env}, {harness.extent(counts)} seeds")
+    harness.legend_below(figure, panels[0], 3)
     return figure
 
 

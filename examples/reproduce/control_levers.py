@@ -126,8 +126,7 @@ def draw(runs: Runs) -> Figure:
             if found["as it is"].size:
                 axes.axvline(float(found["as it is"].mean()), color=colour, linestyle=":", linewidth=1)
         harness.line_each(axes, NAMES, named=axes is panels[0])
-        counts = [len(values) for values in scores.values()]
-        seeds = "-".join(map(str, sorted({min(counts), max(counts)})))
+        seeds = harness.extent([len(values) for values in scores.values()])
         axes.set(title=f"{task.env}, {task.updates // 1000}k steps, {seeds} seeds")
         axes.set(xlabel="return of 10 evaluation episodes")
     harness.legend_below(figure, panels[0], 2)

@@ -251,6 +251,11 @@ def interval(values: Array, statistic: Statistic = np.mean, resamples: int = 200
     return statistic(values, axis=0), low, high
 
 
+def extent(counts: Sequence[int]) -> str:
+    """``"5"``, or ``"3-5"`` where they differ."""
+    return "-".join(map(str, sorted({min(counts, default=0), max(counts, default=0)})))
+
+
 def in_words(values: Array, statistic: Statistic = np.mean) -> str:
     """``.021 [.019, .024], 30 seeds``"""
     if not len(values):
