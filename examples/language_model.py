@@ -6,6 +6,9 @@ python examples/language_model.py --gate-rate 0.1   # Kondo: the most delightful
 A prompt of one to six symbols is to be answered backwards, and the answer to end there, so answers differ in length. An
 update samples 16 answers to each of 16 prompts, takes reward minus the prompt's mean for advantage, and makes one
 optimiser step from micro-batches. With a real model only ``LanguageModel``, ``sample`` and ``rewards`` are others.
+
+A minute or two on a CPU. Where all answers to a prompt are alike there is no advantage, and nothing is learned: some runs
+of either method stay at one such mistake (five sixths right, say), as those of a plain policy gradient may.
 """
 
 import argparse
@@ -85,10 +88,11 @@ def rewards(tokens: Tensor) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--updates", type=int, default=500)
+    parser.add_argument("--updates", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--gate-rate", type=float, help="share of answers that pay for a backward pass (default: DG)")
     options = parser.parse_args()
-    torch.manual_seed(0)
+    torch.manual_seed(options.seed)
     torch.set_num_threads(1)
     model = LanguageModel()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)

@@ -48,12 +48,12 @@ def best(flags: list[str]) -> None:
     """
     options = _parser().parse_args(flags)
     folder = Path(options.log_folder)
-    folder.mkdir(parents=True, exist_ok=True)
     study = open_study(options.storage or default_storage(options.log_folder, options.study_name), options.study_name)
     setting = _setting(study, options)
     for package in setting.get("gym_packages") or []:
         importlib.import_module(package)
     trials = _top_trials(study, options.top)
+    folder.mkdir(parents=True, exist_ok=True)
     summary = study.trials_dataframe(attrs=("number", "value", "state", "duration", "params"))
     summary.to_csv(folder / f"{options.study_name}_trials.csv", index=False)
     results = folder / f"{options.study_name}_best.csv"
