@@ -7,8 +7,8 @@ A prompt of one to six symbols is to be answered backwards, and the answer to en
 update samples 16 answers to each of 16 prompts, takes reward minus the prompt's mean for advantage, and makes one
 optimiser step from micro-batches. With a real model only ``LanguageModel``, ``sample`` and ``rewards`` are others.
 
-A minute or two on a CPU. Where all answers to a prompt are alike there is no advantage, and nothing is learned: some runs
-of either method stay at one such mistake (five sixths right, say), as those of a plain policy gradient may.
+A minute or two on a CPU. Where all answers to a prompt are alike there is no advantage, and nothing is learned: of
+three runs one stayed at such a mistake (DG, seed 0: 83 % right; seed 1: 100 %; the gate, seed 0: 100 %).
 """
 
 import argparse

@@ -61,7 +61,14 @@ MUTING: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {"scaled_po": (
 REUSING: dict[str, type[PolicyGradient]] = {"pg": ReusingPG, "dg": ReusingDG}
 OTHERS: dict[str, type[OnPolicyAlgorithm]] = {"ppo": PPO, "a2c": A2C, "trpo": TRPO}
 # Of Tianshou's MuJoCo benchmark: RL-Zoo leaves A2C at stable-baselines3's defaults, a weak control.
-STRONG_A2C = {"n_envs": 16, "n_steps": 5, "gae_lambda": 0.95, "ent_coef": 0.01, "learning_rate": "lin_7e-4"}
+STRONG_A2C: dict[str, Any] = {
+    "n_envs": 16,
+    "n_steps": 5,
+    "gae_lambda": 0.95,
+    "ent_coef": 0.01,
+    "learning_rate": "lin_7e-4",
+    "policy_kwargs": {"log_std_init": -0.5},
+}
 # RL-Zoo's Atari blocks; for TRPO there is none.
 ATARI: dict[str, dict[str, Any]] = {
     "ppo": {
