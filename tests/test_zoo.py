@@ -138,6 +138,7 @@ def test_what_is_wrong_with_a_command_is_said_in_one_line() -> None:
         "enjoy --env CartPole-v1",
         "best --study-name none",
         "best --study-name none --top 0",
+        "best --study-name none --storage sqlite:///typo.db?timeout=9",
         "plots",
         "plots --bootstrap-samples 0",
         "trian",
@@ -151,6 +152,7 @@ def test_what_is_wrong_with_a_command_is_said_in_one_line() -> None:
         "No such file or directory: 'missing.yml'",
         "temperature must be positive",
         "there is no study 'none' in logs/none.log",
+        "there is no study 'none' in sqlite:///typo.db?timeout=9",
         "No model found for dg on CartPole-v1",
         "argument --top: must be a whole number, 1 or more, got '0'",
         "no evaluations of any algorithm on any environment in logs",
@@ -158,8 +160,9 @@ def test_what_is_wrong_with_a_command_is_said_in_one_line() -> None:
         "usage: python -m sb3_delight.zoo COMMAND",
     ):
         assert message in output
-    assert output.count("exit: ") == 13
+    assert output.count("exit: ") == 14
     assert not list(Path("logs").rglob("CartPole-v1_*")), "a failed command left a run behind"
+    assert not list(Path().glob("typo*")), "looking for a study made its database"
 
 
 def test_ctrl_c_saves_the_agent() -> None:

@@ -60,8 +60,8 @@ OURS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
 MUTING: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {"scaled_po": (ScaledPO, {})}
 REUSING: dict[str, type[PolicyGradient]] = {"pg": ReusingPG, "dg": ReusingDG}
 OTHERS: dict[str, type[OnPolicyAlgorithm]] = {"ppo": PPO, "a2c": A2C, "trpo": TRPO}
-# Of Tianshou's MuJoCo benchmark. RL-Zoo leaves A2C at stable-baselines3's defaults, by which it came as far (HalfCheetah,
-# seed 100: 802, this 846) in eight times the seconds.
+# Of Tianshou's MuJoCo benchmark. RL-Zoo leaves A2C at stable-baselines3's defaults, by which it came as far
+# (HalfCheetah, seed 100: 802, this 846) in eight times the seconds.
 STRONG_A2C: dict[str, Any] = {
     "n_envs": 16,
     "n_steps": 5,

@@ -42,8 +42,8 @@ def default_storage(log_folder: str, study_name: str) -> str:
 def open_study(storage: str, study_name: str) -> optuna.Study:
     """:raises ValueError: if there is no such study"""
     missing = ValueError(f"there is no study {study_name!r} in {storage}")
-    path = storage.removeprefix("sqlite:///")
-    if (storage.endswith(".log") or path != storage) and not Path(path).is_file():
+    is_file = storage.endswith(".log") or storage.startswith("sqlite:///")
+    if is_file and not Path(storage.removeprefix("sqlite:///").partition("?")[0]).is_file():
         raise missing  # opening it would make it
     backend: Any = JournalStorage(JournalFileBackend(storage)) if storage.endswith(".log") else storage
     try:
