@@ -162,7 +162,7 @@ def test_what_is_wrong_with_a_command_is_said_in_one_line() -> None:
         assert message in output
     assert output.count("exit: ") == 14
     assert not list(Path("logs").rglob("CartPole-v1_*")), "a failed command left a run behind"
-    assert not list(Path().glob("typo*")), "looking for a study made its database"
+    assert not list(Path().glob("*.db")), "looking for a study made its database"
 
 
 def test_ctrl_c_saves_the_agent() -> None:
