@@ -96,6 +96,8 @@ def main() -> None:
     torch.set_num_threads(1)
     model = LanguageModel()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    # A kept sequence weighs 1: the gate has judged it already.
+    weigh = objectives.dg_weight if options.gate_rate is None else objectives.pg_weight
     paid = 0
     for update in (bar := trange(options.updates)):
         tokens, mask, log_probs = sample(model, new_prompts(PROMPTS).repeat_interleave(ANSWERS, dim=0))
@@ -106,17 +108,13 @@ def main() -> None:
         if options.gate_rate is not None:  # over the whole step: of every micro-batch at least one row would be kept
             score = objectives.sequence_mean(objectives.delight(log_probs, advantage), mask)
             rows = objectives.top_rows(score, options.gate_rate)
+        batch_size = mask.sum()  # the tokens of the whole step, so that the losses of its parts add up
         optimizer.zero_grad()
         for start in range(0, len(rows), MICRO_BATCH):
             part = rows[start : start + MICRO_BATCH]
             log_prob = model.log_probs(tokens[part])
-            # A kept sequence weighs 1: the gate has judged it already.
-            weigh = objectives.dg_weight if options.gate_rate is None else objectives.pg_weight
             weight = weigh(log_prob, advantage[part])
-            loss = objectives.policy_gradient_loss(
-                log_prob, advantage[part], weight, batch_size=mask.sum(), mask=mask[part]
-            )
-            # Losses add up, as each is divided by the tokens of the whole step.
+            loss = objectives.policy_gradient_loss(log_prob, advantage[part], weight, batch_size, mask[part])
             loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

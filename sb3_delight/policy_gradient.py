@@ -396,8 +396,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         try:
             complete = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         except Exception as error:  # of a distribution, or of an environment that was given a NaN
-            self._check_last_observation(error)
             if self._last_obs is not None:
+                self._check_last_observation(error)
                 check_policy(self.policy, self._last_obs, self.num_timesteps)
             raise
         self._check_last_observation()

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from envs import AnySpaces, Poisoned
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -425,24 +426,25 @@ def test_distribution_checks_are_back_when_the_last_of_two_updates_ends() -> Non
     assert torch.distributions.Distribution._validate_args
 
 
+@pytest.fixture(params=[True, False], ids=["torch checks", "torch does not check"])
+def with_and_without_torchs_checks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Of distributions' arguments: torch.compile, for one, turns them off for good."""
+    torch.distributions.Distribution.set_default_validate_args(request.param)
+    yield
+    torch.distributions.Distribution.set_default_validate_args(True)
+
+
+@pytest.mark.usefixtures("with_and_without_torchs_checks")
 @pytest.mark.parametrize(
     "action_space", [gym.spaces.Discrete(3), gym.spaces.MultiDiscrete([2, 2]), gym.spaces.MultiBinary(2)]
 )
-@pytest.mark.parametrize("validated", [True, False])
-def test_observations_that_are_not_finite_are_reported_without_torchs_checks_too(
-    action_space: Any, validated: bool
-) -> None:
-    """torch.compile, for one, turns them off for good."""
+def test_observations_that_are_not_finite_are_reported(action_space: Any) -> None:
     env = Poisoned(AnySpaces(gym.spaces.Box(-1.0, 1.0, (2,), np.float32), action_space), "observation", np.nan, at=22)
-    model = make(DG, env)
-    torch.distributions.Distribution.set_default_validate_args(validated)
-    try:
-        with pytest.raises(ValueError, match="NaN or inf observation"):
-            model.learn(64)
-    finally:
-        torch.distributions.Distribution.set_default_validate_args(True)
+    with pytest.raises(ValueError, match="NaN or inf observation"):
+        make(DG, env).learn(64)
 
 
+@pytest.mark.usefixtures("with_and_without_torchs_checks")
 @pytest.mark.parametrize(
     "action_space",
     [
@@ -452,19 +454,14 @@ def test_observations_that_are_not_finite_are_reported_without_torchs_checks_too
         gym.spaces.MultiBinary(2),
     ],
 )
-@pytest.mark.parametrize("validated", [True, False])
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
-def test_a_policy_that_is_not_finite_is_a_value_error(action_space: Any, validated: bool) -> None:
+def test_a_policy_that_is_not_finite_is_a_value_error(action_space: Any) -> None:
     """Of which RL-Zoo prunes a trial; of a RuntimeError, torch's, a study would end."""
     model = make(DG, AnySpaces(gym.spaces.Box(-1.0, 1.0, (2,), np.float32), action_space))
     torch.nn.init.constant_(model.policy.action_net.weight, math.nan)  # type: ignore[arg-type]
-    torch.distributions.Distribution.set_default_validate_args(validated)
-    try:
-        named = "the policy's output is NaN or inf at timestep 0|NaN or inf log-probability of the policy"
-        with pytest.raises(ValueError, match=named):
-            model.learn(64)
-    finally:
-        torch.distributions.Distribution.set_default_validate_args(True)
+    named = "the policy's output is NaN or inf at timestep 0|NaN or inf log-probability of the policy"
+    with pytest.raises(ValueError, match=named):
+        model.learn(64)
 
 
 def test_errors_of_the_environment_are_not_blamed_on_the_policy() -> None:
@@ -475,6 +472,13 @@ def test_errors_of_the_environment_are_not_blamed_on_the_policy() -> None:
     model = make(DG, Raises(gym.make("Pendulum-v1"), "reward", 0.0, 0))
     with pytest.raises(ValueError, match="no more joy"):
         model.learn(64)
+
+
+def test_collecting_before_learn_is_stable_baselines3s_own_error() -> None:
+    model, nothing = make(), ConvertCallback(None)
+    env: Any = model.env
+    with pytest.raises(AssertionError, match="No previous observation"):
+        model.collect_rollouts(env, nothing, model.rollout_buffer, 16)
 
 
 # ------------------------------------------------------------------------------ advantage scaling

@@ -407,8 +407,7 @@ def check_best_bears_a_failing_run_slashes_and_packages() -> None:
     for _ in range(2):  # the second time nothing is left to run
         zoo("best", "--study-name", "slash", "--seeds", "2", "--eval-episodes", "2")
     DG.learn = learn  # type: ignore[method-assign]
-    with Path("logs/slash_best.csv").open() as file:
-        scores = {row["seed"]: float(row["score"]) for row in csv.DictReader(file)}
+    scores = {row["seed"]: float(row["score"]) for row in rows_of(Path("logs/slash_best.csv"))}
     assert math.isnan(scores["1"])
     assert math.isfinite(scores["2"])
     zoo("enjoy", "--env", "mine/Bandit-v0", "-f", "logs/slash_best/trial_0", "--exp-id", "2", "--no-render", "-n", "20")
