@@ -327,6 +327,10 @@ def test_the_aggregate_is_of_tasks_that_every_method_was_run_on(
     assert "not in the aggregates: Walker2d-v5" in printed
     low, high = REFERENCE_SCORES["Hopper-v5"]
     assert f"PPO, RL-Zoo: {(911 - low) / (high - low):.3f}" in printed
+    chances = printed.split("probability that a run of DG is above one of\n")[1]
+    assert "PPO, RL-Zoo: 0.00 [0.00, 0.00]" in chances
+    assert "TRPO, RL-Zoo: 1.00 [1.00, 1.00]" in chances
+    assert "policy gradient, one pass: 0.50 [" in chances  # as high as DG's one pass
     assert (tmp_path / "figures" / "control_aggregate.png").stat().st_size > 0
 
 
@@ -338,7 +342,7 @@ def test_results_are_judged_by_seeds_that_chose_no_setting(tmp_path: Path, capsy
     harness.main(experiment, ["--seeds", "3", "--workers", "1", "--output", str(tmp_path)])
     runs = harness.Runs(tmp_path / "results" / "control.csv", sweep)
     assert runs.seeds(sweep[0]) == {10, 11, 12}
-    assert "PPO, RL-Zoo" + 35 * " " + "911 [910, 912], 3 seeds" in capsys.readouterr().out
+    assert "PPO, RL-Zoo" + 35 * " " + "911 [910, 912], 3 seeds\n" in capsys.readouterr().out  # no DG to compare with
 
 
 def test_scores_are_means_of_the_last_three_evaluations(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ import training
 import yaml
 from control_methods import LessEntropyDG, PerDimensionDG, ReusingDG, ReusingPG, clip_apart
 from control_tasks import FRESH_SEED, LABELS, MINATAR, MUJOCO, SHARED_CNN, Config
-from harness import Row, Runs
+from harness import Array, Row, Runs
 from matplotlib.figure import Figure
 from sb3_contrib import TRPO
 from scipy.stats import trim_mean
@@ -217,36 +217,63 @@ def label(config: Config) -> str:
     return LABELS[config.method][0] + " + PPO's clip" * config.clipped
 
 
+def improvements(scores: dict[str, Array]) -> dict[str, str]:
+    """Method -> probability that a run of DG scores above one of it, with interval; of one pass, that DG's does.
+
+    :param scores: method -> ``[seeds, tasks]``
+    """
+    compared = {method: "dg_once" if method.endswith("_once") else "dg" for method in scores}
+    pairs = {
+        method: (scores[dg], scores[method]) for method, dg in compared.items() if dg != method and dg in scores
+    }
+    found = plots.improvements(pairs) if pairs else {}
+    return {method: f"{chance:.2f} [{low:.2f}, {high:.2f}]" for method, (chance, low, high) in found.items()}
+
+
 def curves(runs: Runs) -> Figure:
-    """Of one task, against environment steps and against seconds of one core; prints the table."""
-    figure, panels = harness.panels(2, width=6.4, height=5.2)
-    counts = []
-    print("interquartile mean over seeds of the last three evaluations' mean:")
-    for config in runs.configs:
-        steps, values = runs.get(config, "deterministic")
-        if not steps.size:
-            continue
-        print(f"    {label(config):45} {harness.in_words(runs.late(config, 'deterministic'), iqm)}")
+    """Of one task, against environment steps, against seconds of one core, and late in training; prints the table."""
+    figure, panels = harness.panels(3, width=5.6, height=5.4)
+    done = [config for config in runs.configs if runs.seeds(config)]
+    late = {config: runs.late(config, "deterministic") for config in done}
+    chances = improvements({config.method: returns[:, None] for config, returns in late.items()})
+    print("mean of the last three evaluations, interquartile mean over seeds; probability that a run of DG is above")
+    for place, config in enumerate(done):
+        name = label(config)
+        print(f"    {name:45} {harness.in_words(late[config], iqm):40} {chances.get(config.method, '')}".rstrip())
         _, colour, line = LABELS[config.method]
+        steps, values = runs.get(config, "deterministic")
         seconds = runs.get(config, "training_seconds")[1].mean(axis=0)
-        counts.append(len(values))
-        for axes, x in zip(panels, (steps / 1e6, seconds), strict=True):
-            harness.band(axes, x, values, label(config), iqm, color=colour, linestyle=line)
+        for axes, x in zip(panels, (steps / 1e6, seconds), strict=False):
+            harness.band(axes, x, values, name, iqm, color=colour, linestyle=line)
+        panels[2].scatter(late[config], [place] * len(values), s=10, color=colour, alpha=0.5)
+        harness.intervals(panels[2], [place], [late[config]], statistic=iqm, color=colour)
     panels[0].set(xlabel="million environment steps", ylabel="evaluation return, interquartile mean")
     panels[1].set(xlabel="seconds of one core, without evaluation", xscale="log")
-    figure.suptitle(f"{runs.configs[0].env}, {harness.extent(counts)} seeds")
-    harness.legend_below(figure, panels[0], 3)
+    panels[2].set(xlabel="mean of the last three evaluations")
+    harness.line_each(panels[2], [label(config) for config in done])
+    seeds = harness.extent([len(returns) for returns in late.values()])
+    figure.suptitle(f"{runs.configs[0].env}, {seeds} seeds")
+    harness.legend_below(figure, panels[0], 4)
     return figure
 
 
 def aggregate(runs: Runs) -> Figure:
-    """Interquartile mean of normalised scores over the tasks of MuJoCo that every method was run on."""
+    """Interquartile mean of normalised scores over the tasks of MuJoCo that every method was run on.
+
+    Prints these, and the probabilities that DG is above.
+    """
     found: plots.Runs = {}
     for config in runs.configs:
         scores = runs.late(config, "deterministic")
         if scores.size:
             found[label(config), config.env] = (np.array([config.updates]), scores[:, None])
-    return plots.aggregates(plots.final_scores(found))
+    normalised = plots.final_scores(found)
+    figure = plots.aggregates(normalised)
+    methods = {label(config): config.method for config in runs.configs}
+    print("probability that a run of DG is above one of")
+    for method, chance in improvements({methods[name]: scores for name, scores in normalised.items()}).items():
+        print(f"{LABELS[method][0]:>24}: {chance}")
+    return figure
 
 
 EXPERIMENT = harness.Experiment(

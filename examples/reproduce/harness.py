@@ -324,19 +324,20 @@ def intervals(
     samples: Sequence[Array],
     label: str | None = None,
     upright: bool = False,
+    statistic: Statistic = np.mean,
     **style: Any,
 ) -> None:
     """As :func:`points`, of things that have no order: a dot and a bar each, along x, or along y if upright."""
-    place, middle, low, high = estimates(places, samples)
+    place, middle, low, high = estimates(places, samples, statistic)
     if place.size:
         error = [middle - low, high - middle]
         along = {"x": place, "y": middle, "yerr": error} if upright else {"x": middle, "y": place, "xerr": error}
         axes.errorbar(**along, fmt="o", label=label, **style)
 
 
-def estimates(places: Iterable[float], samples: Sequence[Array]) -> Array:
-    """Where anything was run: place, mean, lower and upper bound, ``[4, *]``."""
-    done = [(place, *interval(sample)) for place, sample in zip(places, samples, strict=True) if sample.size]
+def estimates(places: Iterable[float], samples: Sequence[Array], statistic: Statistic = np.mean) -> Array:
+    """Where anything was run: place, statistic, lower and upper bound, ``[4, *]``."""
+    done = [(place, *interval(sample, statistic)) for place, sample in zip(places, samples, strict=True) if sample.size]
     return np.array(done, dtype=float).reshape(-1, 4).T
 
 

@@ -21,10 +21,11 @@ from scipy.stats import trim_mean
 
 from sb3_delight.arguments import count
 
-__all__ = ["REFERENCE_SCORES", "aggregates", "final_scores", "load_runs", "normalize", "plots"]
+__all__ = ["REFERENCE_SCORES", "aggregates", "final_scores", "improvements", "load_runs", "normalize", "plots"]
 
 RUN_NUMBER = re.compile(r"_\d+(_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?$")
 Array = npt.NDArray[np.float64]
+_Interval = tuple[float, float, float]  # point estimate, lower and upper end
 Runs = dict[tuple[str, str], tuple[Array, Array]]  # (algo, env) -> timesteps [T], mean return of each run [runs, T]
 
 HELP = """Draw the evaluations of trained agents: learning_curves.png (interquartile mean over runs), and of the last
@@ -65,7 +66,7 @@ def plots(flags: list[str]) -> None:
     if scores:
         _save(aggregates(scores, options.bootstrap_samples), output / "aggregates.png")
     if len(scores) > 1:
-        _save(_improvement(scores, estimate), output / "probability_of_improvement.png")
+        _save(_improvement(scores, options.bootstrap_samples), output / "probability_of_improvement.png")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -215,20 +216,30 @@ def aggregates(scores: dict[str, Array], bootstrap_samples: int = 2000) -> Figur
     return figure
 
 
-def _improvement(scores: dict[str, Array], estimate: _Estimator) -> Figure:
-    pairs = {f"{x} > {y}": (scores[x], scores[y]) for x, y in itertools.combinations(scores, 2)}
+def improvements(pairs: dict[str, tuple[Array, Array]], bootstrap_samples: int = 2000) -> dict[str, _Interval]:
+    """Probability that a run of one method scores above one of another, mean over environments; a tie counts half.
+
+    :param pairs: name -> scores of the one and of the other, each ``[runs, environments]``
+    :param bootstrap_samples: of the interval
+    :return: name -> probability, lower and upper end of its 95 % interval
+    """
 
     def statistic(scores_x: Array, scores_y: Array) -> Array:
         return np.array([metrics.probability_of_improvement(scores_x, scores_y)])
 
-    points, intervals = estimate(pairs, statistic)
-    figure, axis = _bars({pair: (points[pair][0], *intervals[pair][:, 0]) for pair in pairs})
+    points, intervals = _Estimator(bootstrap_samples)(pairs, statistic)
+    return {pair: (points[pair][0], *intervals[pair][:, 0]) for pair in pairs}
+
+
+def _improvement(scores: dict[str, Array], bootstrap_samples: int) -> Figure:
+    pairs = {f"{x} > {y}": (scores[x], scores[y]) for x, y in itertools.combinations(scores, 2)}
+    figure, axis = _bars(improvements(pairs, bootstrap_samples))
     axis.axvline(0.5, color="black", linewidth=1, linestyle=":")
     axis.set(xlabel="probability of improvement", xlim=(0, 1))
     return figure
 
 
-def _bars(estimates: dict[str, tuple[float, float, float]]) -> tuple[Figure, Axes]:
+def _bars(estimates: dict[str, _Interval]) -> tuple[Figure, Axes]:
     """One line per name: the interval as a bar, the point estimate as a tick; printed too."""
     figure, axis = plt.subplots(figsize=(6.5, 1.1 + 0.45 * len(estimates)), layout="constrained")
     axis.use_sticky_edges = False
