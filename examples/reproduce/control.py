@@ -223,9 +223,7 @@ def improvements(scores: dict[str, Array]) -> dict[str, str]:
     :param scores: method -> ``[seeds, tasks]``
     """
     compared = {method: "dg_once" if method.endswith("_once") else "dg" for method in scores}
-    pairs = {
-        method: (scores[dg], scores[method]) for method, dg in compared.items() if dg != method and dg in scores
-    }
+    pairs = {method: (scores[dg], scores[method]) for method, dg in compared.items() if dg != method and dg in scores}
     found = plots.improvements(pairs) if pairs else {}
     return {method: f"{chance:.2f} [{low:.2f}, {high:.2f}]" for method, (chance, low, high) in found.items()}
 
