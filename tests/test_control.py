@@ -202,12 +202,14 @@ def test_methods_are_what_their_labels_say() -> None:
     assert made["dg"].temperature(1.0) == 10.0
     assert isinstance(made["dg"], DG)
     assert isinstance(made["dg_once"], DG)
-    rates = {"kondo_1": 0.1, "kondo_3": 0.3, "kondo_price": None, "random_1": 0.1, "random_3": 0.3}
+    rates = {"kondo_1": 0.1, "kondo_3": 0.3, "kondo_price": None, "kondo_soft": None}
+    rates |= {"random_1": 0.1, "random_3": 0.3, "random_5": 0.5}
     for method, rate in rates.items():
         model = made[method]
         assert isinstance(model, KondoDG)
         assert model.gate_rate == rate
         assert model.priority == ("random" if "random" in method else "delight")
+        assert made[method].temperature(1.0) == (made["dg"].temperature(1.0) if method == "kondo_soft" else 0)
     assert made["pg_entropy"].ent_coef > made["pg"].ent_coef == 0
 
 
@@ -296,7 +298,7 @@ def test_reuse_corrects_the_last_rollouts_and_trains_on_them_first(method: str) 
 
 @pytest.mark.parametrize(
     ("figure", "methods"),
-    [("levers", 2), ("clip", 4), ("tuning", 3), ("Hopper-v5", 13), ("Breakout-v1", 11)],
+    [("levers", 2), ("clip", 4), ("tuning", 3), ("Hopper-v5", 15), ("Breakout-v1", 13)],
 )
 def test_a_figure_runs_and_draws(figure: str, methods: int, tmp_path: Path) -> None:
     first = list({config.method: config for config in control.SWEEP[figure]}.values())

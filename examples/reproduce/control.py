@@ -48,9 +48,11 @@ OURS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
     "pg": (PolicyGradient, {}),
     "pg_entropy": (PolicyGradient, {}),
     "dg": (DG, {}),
+    "kondo_soft": (KondoDG, {"temperature": 10.0}),  # DG's step in expectation, for about half of the rows
     "kondo_price": (KondoDG, {}),
     "kondo_3": (KondoDG, {"gate_rate": 0.3}),
     "kondo_1": (KondoDG, {"gate_rate": 0.1}),
+    "random_5": (KondoDG, {"gate_rate": 0.5, "priority": "random"}),
     "random_3": (KondoDG, {"gate_rate": 0.3, "priority": "random"}),
     "random_1": (KondoDG, {"gate_rate": 0.1, "priority": "random"}),
     "pg_once": (PolicyGradient, {}),
