@@ -209,7 +209,7 @@ def test_methods_are_what_their_labels_say() -> None:
         assert isinstance(model, KondoDG)
         assert model.gate_rate == rate
         assert model.priority == ("random" if "random" in method else "delight")
-        assert made[method].temperature(1.0) == (made["dg"].temperature(1.0) if method == "kondo_soft" else 0)
+        assert made[method].temperature(1.0) == (10.0 if method == "kondo_soft" else 0)
     assert made["pg_entropy"].ent_coef > made["pg"].ent_coef == 0
 
 
