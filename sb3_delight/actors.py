@@ -148,8 +148,9 @@ class LocalActors:
     """One actor in the learner's process, with weights of past rollouts on purpose: deterministic, for experiments.
 
     The actor draws from the process's pseudo-random generators, as the learner itself would: with ``staleness=0`` a
-    first ``learn()`` is that without actors, parameter for parameter; a later one begins new episodes, by seeds of its
-    own. VecNormalize's statistics are current, however stale the weights.
+    first ``learn()`` is that without actors, parameter for parameter (to rounding with VecNormalize, whose statistics
+    are merged); a later one begins new episodes, by seeds of its own. VecNormalize's statistics are current, however
+    stale the weights.
 
     :param staleness: how many rollouts ago the weights that act were published; those of the beginning where there are
         no older ones. A number, a pair ``(low, high)`` to draw from uniformly at each rollout, both included, or a

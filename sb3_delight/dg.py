@@ -18,7 +18,8 @@ class DG(PolicyGradient):
     """Delightful policy gradient (arXiv 2603.14608): each row weighs sigmoid(delight / temperature).
 
     Delight is advantage x surprisal, surprisal is -log pi under the learner's current policy, so no behaviour
-    probabilities are needed: rows may come from stale or buggy actors (2603.20521).
+    probabilities are needed: rows may come from stale actors (2603.20521), and from buggy ones whose mistakes show at
+    once; under the noise of returns DG learns them.
 
     :param policy: see :class:`~sb3_delight.policy_gradient.PolicyGradient`, as for all parameters not listed here
     :param env: environment, vectorised environment, or registered Gymnasium id

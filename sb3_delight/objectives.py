@@ -243,7 +243,7 @@ def price_for_rate(delight: Tensor, rate: float, temperature: float = 0.0) -> Te
 
     Exact for hard and soft gates alike. With temperature 0 the mean gate is ``ceil(rate * B) / B``, or less where equal
     delights straddle the boundary (:func:`top_rows` breaks such ties). With a positive temperature the price is
-    solved for, not taken from a quantile: a quantile prices a soft gate wrongly (a target of .1 would keep about .27).
+    solved for, not taken from a quantile, at which a soft gate's mean is drawn towards one half.
 
     :param delight: delight, or any other score, ``[*]``, finite, not empty; of padded sequences ``delight[mask]``
     :param rate: wanted mean gate, in (0, 1]; below 1 if the temperature is positive

@@ -87,8 +87,9 @@ class PolicyGradient(OnPolicyAlgorithm):
     :param vf_coef: weight of the value loss, which shares the optimiser and the gradient norm with the policy's
     :param max_grad_norm: the gradient is scaled down to this norm
     :param advantage_scaling: ``"off"``; ``"scale"`` divides by the root mean square, which keeps every sign;
-        ``"standardize"`` also centres, as stable-baselines3's ``normalize_advantage`` does: with ``actors`` that keeps
-        a critic which lags behind from driving the policy off their actions, or onto them. Statistics are those of all
+        ``"standardize"`` also centres, as stable-baselines3's ``normalize_advantage`` does: with ``actors`` that takes
+        off the constant which a lagging critic adds, and which would push the policy off their actions, or onto them.
+        Statistics are those of all
         rows of the gradient step (for a gate: of the rollout). One row, or equal ones: +-1, and for standardisation
         itself and 0; all-zero advantages stay zero.
     :param surprisal_clip: bound on the surprisal inside delight, in nats; ``None`` for none (DG, Algorithm 2: 10).

@@ -164,7 +164,7 @@ def expected_best(values: Array) -> Array:
 
 
 def draw_finals(runs: Runs) -> Figure:
-    """The finalists by fresh seeds: mean over tasks, and its interval; a cross is what the screening seed said."""
+    """The finalists with fresh seeds: mean over tasks, and its interval; a cross is what the screening seed said."""
     figure, (axes,) = harness.panels(1, width=9.0, height=1.0 + 0.3 * sum(map(len, FINALISTS.values())))
     lines: list[str] = []
     for method, trials in FINALISTS.items():
@@ -178,7 +178,7 @@ def draw_finals(runs: Runs) -> Figure:
     harness.line_each(axes, lines)
     axes.set(
         xlabel="normalised return, mean over tasks",
-        title="finalists by fresh seeds (cross: by the screening seed)",
+        title="finalists with fresh seeds (cross: by the screening seed)",
     )
     return figure
 

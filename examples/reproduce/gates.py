@@ -152,12 +152,12 @@ def curves(runs: Runs) -> Figure:
 
 
 def final(runs: Runs) -> Figure:
-    """Return at the end, an arm a line, a task a panel."""
+    """Mean of the last three evaluations, an arm a line, a task a panel."""
     figure, panels = harness.panels(len(TASKS), width=4.6, height=5.2)
     for axes, task in zip(panels, TASKS.values(), strict=True):
         mine = [config for config in runs.configs if config.env == task.env]
         for metric, shift in (("sampled", -0.13), ("deterministic", 0.13)):
-            places, samples = np.arange(len(mine)) + shift, [runs.last(config, metric) for config in mine]
+            places, samples = np.arange(len(mine)) + shift, [runs.late(config, metric) for config in mine]
             harness.intervals(axes, places, samples, metric, markersize=4, color=harness.COLOURS[metric])
         harness.line_each(axes, [label(config) for config in mine], named=axes is panels[0])
         axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="return")

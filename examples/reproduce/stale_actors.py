@@ -4,8 +4,7 @@
     python examples/reproduce/stale_actors.py --figure bug  # what becomes of a bug's actions in the update
 
 Every arm of a figure has the same settings, budget and seeds, PPO included (one pass over a rollout); none was tuned.
-What differs is the weight, or the gate; DG's temperature is our default, 10, which is close to the plain policy
-gradient, or the papers', 1. Staleness is counted in rollouts of 256 rows, which is one update each. The score is that
+What differs is the weight, or the gate; DG's temperature is our default, 10, or the papers', 1. Staleness is counted in rollouts of 256 rows, which is one update each. The score is that
 of the learner's policy by its likeliest or mean actions, in a clean environment.
 """
 
@@ -157,7 +156,7 @@ def arm(task: Config, method: str, staleness: int = 0, friction: str = "none") -
 
 
 def troubled(task: Config, method: str, friction: str) -> Config:
-    """One friction alone, by fresh weights; or all of them, by weights ten rollouts old."""
+    """One friction alone, with fresh weights; or all of them, by weights ten rollouts old."""
     return arm(task, method, 10 if friction == "all" else 0, friction)
 
 

@@ -39,7 +39,7 @@ def suggest_shared(trial: optuna.Trial, n_actions: int) -> None:
 
 
 def suggest_passes(trial: optuna.Trial, _: int) -> None:
-    """One pass over a rollout, or several under PPO's clip, without which no weight of ours bears them well."""
+    """One pass over a rollout, or several under PPO's clip: the plain and the delightful weight need it for them."""
     if trial.suggest_categorical("clip", [False, True]):
         trial.suggest_categorical("clip_range", [0.1, 0.2, 0.3])
         trial.suggest_categorical("n_epochs", [5, 10, 20])
