@@ -152,7 +152,7 @@ def curves(runs: Runs) -> Figure:
 
 
 def final(runs: Runs) -> Figure:
-    """Mean of the last three evaluations, an arm a line, a task a panel."""
+    """Mean of the last three evaluations, an arm a line, a task a panel; printed, too."""
     figure, panels = harness.panels(len(TASKS), width=4.6, height=5.2)
     for axes, task in zip(panels, TASKS.values(), strict=True):
         mine = [config for config in runs.configs if config.env == task.env]
@@ -160,7 +160,11 @@ def final(runs: Runs) -> Figure:
             places, samples = np.arange(len(mine)) + shift, [runs.late(config, metric) for config in mine]
             harness.intervals(axes, places, samples, metric, markersize=4, color=harness.COLOURS[metric])
         harness.line_each(axes, [label(config) for config in mine], named=axes is panels[0])
-        axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="return")
+        axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="return, last three evaluations")
+        print(f"{task.env}, mean of the last three evaluations, with deterministic and with sampled actions:")
+        for config in mine:
+            both = [harness.in_words(runs.late(config, metric)) for metric in ("deterministic", "sampled")]
+            print(f"    {label(config):30} {both[0]:32} {both[1]}")
     harness.legend_below(figure, panels[0], 2)
     return figure
 

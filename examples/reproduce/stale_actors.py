@@ -4,8 +4,9 @@
     python examples/reproduce/stale_actors.py --figure bug  # what becomes of a bug's actions in the update
 
 Every arm of a figure has the same settings, budget and seeds, PPO included (one pass over a rollout); none was tuned.
-What differs is the weight, or the gate; DG's temperature is our default, 10, or the papers', 1. Staleness is counted in rollouts of 256 rows, which is one update each. The score is that
-of the learner's policy by its likeliest or mean actions, in a clean environment.
+What differs is the weight, or the gate; DG's temperature is our default, 10, or the papers', 1. Staleness is counted in
+rollouts of 256 rows, which is one update each. The score is that of the learner's policy by its likeliest or mean
+actions, in a clean environment.
 """
 
 import math
