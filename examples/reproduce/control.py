@@ -48,6 +48,7 @@ OURS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
     "pg": (PolicyGradient, {}),
     "pg_entropy": (PolicyGradient, {}),
     "dg": (DG, {}),
+    "dg_entropy": (DG, {}),
     "kondo_soft": (KondoDG, {"temperature": 10.0}),  # DG's step in expectation, for about half of the rows
     "kondo_price": (KondoDG, {}),
     "kondo_3": (KondoDG, {"gate_rate": 0.3}),
@@ -111,7 +112,7 @@ SHARED = {**control_levers.CLIP, "temperature": 10.0, "reference": 0.0}
 #: and of those without the clip, which do not bear a second pass, and learn faster from smaller rollouts
 ONCE = {**SHARED, "clipped": False, "n_epochs": 1, "n_steps": 32}
 #: what a method has beyond these: like DG's temperature the better of the two values in the figure `clip`
-OWN: dict[str, dict[str, Any]] = {"pg_entropy": {"ent_coef": 0.01}}
+OWN: dict[str, dict[str, Any]] = {"pg_entropy": {"ent_coef": 0.01}, "dg_entropy": {"ent_coef": 0.01}}
 
 
 def shared(task: Config, method: str) -> dict[str, Any]:
