@@ -28,7 +28,7 @@ from harness import Row
 
 from sb3_delight import DG, KondoDG, objectives
 from sb3_delight.buffers import flat_rollout
-from sb3_delight.zoo.plots import REFERENCE_SCORES
+from sb3_delight.zoo.plots import REFERENCE_SCORES, improvements
 
 TASKS = control_tasks.MUJOCO | control_tasks.MINATAR
 CARTPOLE = Config("CartPole-v1", n_envs=4, normalize_env=False)
@@ -361,6 +361,18 @@ def test_scores_are_means_of_the_last_three_evaluations(tmp_path: Path) -> None:
     runs = harness.Runs(tmp_path / "results" / "control.csv", [config])
     assert runs.late(config, "deterministic").tolist() == [5, 6]
     assert runs.late(dataclasses.replace(config, gamma=0.5), "deterministic").size == 0
+
+
+def test_a_tie_is_half_an_improvement_and_intervals_do_not_depend_on_other_pairs() -> None:
+    score = np.random.default_rng(0).normal
+    pairs = {
+        "tie": (np.array([[2.0], [2.0]]), np.array([[1.0], [2.0]])),
+        "random": (score(size=(5, 2)), score(size=(5, 2))),
+    }
+    found = improvements(pairs, 100)
+    assert found["tie"][0] == 0.75
+    assert 0 <= found["random"][1] < found["random"][0] < found["random"][2] <= 1
+    assert improvements({"random": pairs["random"]}, 100)["random"] == found["random"]
 
 
 def test_interquartile_mean_leaves_out_the_best_and_the_worst_of_five() -> None:

@@ -147,17 +147,22 @@ def final_scores(runs: Runs) -> dict[str, Array]:
 
 
 class _Estimator:
-    """Point estimates and 95 % intervals by stratified bootstrap over runs; the same ones every time."""
+    """Point estimates and 95 % intervals by stratified bootstrap over runs: the same every time, in any company."""
 
     def __init__(self, samples: int) -> None:
         self.samples = samples
 
     def __call__(self, scores: dict[str, Any], statistic: Callable[..., Array]) -> tuple[Any, Any]:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "random_state is deprecated", FutureWarning)  # how rliable seeds arch
-            points, intervals = library.get_interval_estimates(
-                scores, statistic, reps=self.samples, random_state=np.random.RandomState(0)
-            )
+        points: dict[str, Any] = {}
+        intervals: dict[str, Any] = {}
+        for name, runs in scores.items():
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "random_state is deprecated", FutureWarning)  # how rliable seeds arch
+                point, interval = library.get_interval_estimates(
+                    {name: runs}, statistic, reps=self.samples, random_state=np.random.RandomState(0)
+                )
+            points |= point
+            intervals |= interval
         return points, intervals
 
 
