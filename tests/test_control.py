@@ -369,7 +369,9 @@ def test_a_tie_is_half_an_improvement_and_intervals_do_not_depend_on_other_pairs
         "tie": (np.array([[2.0], [2.0]]), np.array([[1.0], [2.0]])),
         "random": (score(size=(5, 2)), score(size=(5, 2))),
     }
+    before = np.random.get_state()[1].tolist()  # type: ignore[index]
     found = improvements(pairs, 100)
+    assert np.random.get_state()[1].tolist() == before  # type: ignore[index]
     assert found["tie"][0] == 0.75
     assert 0 <= found["random"][1] < found["random"][0] < found["random"][2] <= 1
     assert improvements({"random": pairs["random"]}, 100)["random"] == found["random"]

@@ -155,7 +155,9 @@ class _Estimator:
     def __call__(self, scores: dict[str, Any], statistic: Callable[..., Array]) -> tuple[Any, Any]:
         points: dict[str, Any] = {}
         intervals: dict[str, Any] = {}
+        before = np.random.get_state()
         for name, runs in scores.items():
+            np.random.seed(0)  # rliable draws pairs of methods from the global generator, whatever it is given
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "random_state is deprecated", FutureWarning)  # how rliable seeds arch
                 point, interval = library.get_interval_estimates(
@@ -163,6 +165,7 @@ class _Estimator:
                 )
             points |= point
             intervals |= interval
+        np.random.set_state(before)
         return points, intervals
 
 
