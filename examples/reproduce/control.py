@@ -49,6 +49,7 @@ OURS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
     "pg_entropy": (PolicyGradient, {}),
     "dg": (DG, {}),
     "dg_entropy": (DG, {}),
+    "dg_warm": (DG, {}),
     "kondo_soft": (KondoDG, {"temperature": 10.0}),  # DG's step in expectation, for about half of the rows
     "kondo_price": (KondoDG, {}),
     "kondo_3": (KondoDG, {"gate_rate": 0.3}),
@@ -112,7 +113,11 @@ SHARED = {**control_levers.CLIP, "temperature": 10.0, "reference": 0.0}
 #: and of those without the clip, which do not bear a second pass, and learn faster from smaller rollouts
 ONCE = {**SHARED, "clipped": False, "n_epochs": 1, "n_steps": 32}
 #: what a method has beyond these: like DG's temperature the better of the two values in the figure `clip`
-OWN: dict[str, dict[str, Any]] = {"pg_entropy": {"ent_coef": 0.01}, "dg_entropy": {"ent_coef": 0.01}}
+OWN: dict[str, dict[str, Any]] = {
+    "pg_entropy": {"ent_coef": 0.01},
+    "dg_entropy": {"ent_coef": 0.01},
+    "dg_warm": {"temperature": 50.0},  # by which it holds, to first order, the bonus of pg_entropy
+}
 
 
 def shared(task: Config, method: str) -> dict[str, Any]:
@@ -124,7 +129,7 @@ def shared(task: Config, method: str) -> dict[str, Any]:
 
 def arms(task: Config) -> list[Config]:
     methods = [method for method in OURS if not (method.endswith("_once") and task.env in MINATAR)]
-    ours = [replace(task, method=method, **shared(task, method), **OWN.get(method, {})) for method in methods]
+    ours = [replace(task, method=method, **(shared(task, method) | OWN.get(method, {}))) for method in methods]
     # Not by replace(): the settings of ours are none of theirs, and would only change the names of their runs.
     others = [
         Config(

@@ -69,6 +69,7 @@ LABELS = {
     "pg_entropy": ("policy gradient, entropy bonus", harness.COLOURS["pg"], "--"),
     "scaled_po": ("Scaled PO", harness.COLOURS["half_pg"], "-"),
     "dg": ("DG", harness.COLOURS["dg"], "-"),
+    "dg_warm": ("DG, temperature 50", harness.COLOURS["dg"], "-."),
     "dg_entropy": ("DG, entropy bonus", harness.COLOURS["dg"], "--"),
     "kondo_soft": ("Kondo, temperature 10", harness.COLOURS["kondo"], "-."),
     "kondo_price": ("Kondo, price 0", harness.COLOURS["kondo"], "-"),
