@@ -51,9 +51,11 @@ def test_methods_of_ours_share_every_setting(env: str) -> None:
     assert {arm.method for arm in arms} == every - {"pg_once", "dg_once"} | once
     for methods, several in ((control.OURS.keys() - {"pg_once", "dg_once"}, bool(once)), (once, False)):
         ours = [arm for arm in arms if arm.method in methods]
-        assert len({dataclasses.replace(arm, method="dg", ent_coef=0.0) for arm in ours}) == bool(ours)
-        assert {arm.method for arm in ours if arm.ent_coef} == {"pg_entropy"} & methods
-        common = [settings(dataclasses.replace(arm, cnn=False, ent_coef=0.0)) for arm in ours]
+        alike: Any = {"ent_coef": 0.0, "temperature": 10.0}  # but for these, of the arms that are about them
+        assert len({dataclasses.replace(arm, method="dg", **alike) for arm in ours}) == bool(ours)
+        assert {arm.method for arm in ours if arm.ent_coef} == {"pg_entropy", "dg_entropy"} & methods
+        assert {arm.method for arm in ours if arm.temperature != 10} == {"dg_warm"} & methods
+        common = [settings(dataclasses.replace(arm, cnn=False, **alike)) for arm in ours]
         assert all(each == common[0] for each in common)
         assert {(arm.clipped, arm.n_epochs) for arm in ours} <= {(True, 10) if several else (False, 1)}
 
