@@ -112,7 +112,7 @@ def zoo_config(method: str) -> Any:
 SHARED = {**control_levers.CLIP, "temperature": 10.0, "reference": 0.0}
 #: and of those without the clip, which do not bear a second pass, and learn faster from smaller rollouts
 ONCE = {**SHARED, "clipped": False, "n_epochs": 1, "n_steps": 32}
-#: what a method has beyond these: like DG's temperature the better of the two values in the figure `clip`
+#: what a method has beyond these: the bonus, like DG's temperature of 10, was the better of two in the figure `clip`
 OWN: dict[str, dict[str, Any]] = {
     "pg_entropy": {"ent_coef": 0.01},
     "dg_entropy": {"ent_coef": 0.01},
@@ -208,7 +208,9 @@ def make_other(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
     if isinstance(settings.get("policy_kwargs"), str):
         settings["policy_kwargs"] = eval(settings["policy_kwargs"], {"nn": nn, "dict": dict})  # as RL-Zoo reads it
     if config.cnn:
-        settings["policy_kwargs"] = dict(SHARED_CNN)  # A2C adds its optimiser to what it is given
+        settings["policy_kwargs"] = SHARED_CNN
+    if "policy_kwargs" in settings:
+        settings["policy_kwargs"] = dict(settings["policy_kwargs"])  # A2C adds its optimiser to what it is given
     return OTHERS[config.method]("MlpPolicy", env, seed=seed, device="cpu", **settings)
 
 
