@@ -71,7 +71,8 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
     if isinstance(action_space, spaces.Box):
         require(action_space.is_bounded(), name, action_space, "a Box with finite bounds")
     if isinstance(action_space, spaces.MultiBinary):
-        require(len(action_space.shape) == 1, name, action_space, "a one-dimensional MultiBinary: flatten it")
+        flat = isinstance(action_space.n, int | np.integer)
+        require(flat, name, action_space, "a one-dimensional MultiBinary of a whole number: MultiBinary(3)")
 
 
 def _check_plain(name: str, space: spaces.Space[Any], allowed: str) -> None:

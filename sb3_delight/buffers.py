@@ -61,17 +61,20 @@ class DeviceRolloutBuffer(RolloutBuffer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # calls reset()
+        self._floats: set[str] = set()
         self._allocate()
 
     def _allocate(self) -> None:
         self._uploads: list[tuple[Tensor, Tensor]] = []
         space, shapes = self.observation_space, cast(Any, self.obs_shape)
+        parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+        dtypes = {key: np.float32 if key in self._floats else part.dtype for key, part in parts.items()}
         if isinstance(space, spaces.Dict):
-            host = {key: self._host_storage(shapes[key], part.dtype) for key, part in space.spaces.items()}
+            host = {key: self._host_storage(shapes[key], dtype) for key, dtype in dtypes.items()}
             self._host_observations: Any = {key: array for key, (array, _) in host.items()}
             self.observations = {key: tensor for key, (_, tensor) in host.items()}
         else:
-            self._host_observations, self.observations = self._host_storage(shapes, space.dtype)
+            self._host_observations, self.observations = self._host_storage(shapes, dtypes[""])
         self._host_actions, self.actions = self._host_storage((self.action_dim,), np.float32)
         self._host_rewards, self.rewards = self._host_storage((), np.float32)
         self._host_starts, self.episode_starts = self._host_storage((), np.float32)
@@ -116,6 +119,8 @@ class DeviceRolloutBuffer(RolloutBuffer):
         log_prob: Tensor,
     ) -> None:
         """Store one step of every environment; see ``RolloutBuffer.add``."""
+        if self.pos == 0:
+            self._keep_fractions(obs)
         if isinstance(self._host_observations, dict):
             for key, array in self._host_observations.items():
                 array[self.pos] = np.reshape(obs[key], array.shape[1:])
@@ -131,6 +136,14 @@ class DeviceRolloutBuffer(RolloutBuffer):
         if self.full:
             for tensor, host in self._uploads:
                 tensor.copy_(host, non_blocking=True)
+
+    def _keep_fractions(self, obs: Any) -> None:
+        """Store as floats what is floats though its space has integers: what VecNormalize makes of them."""
+        given, kept = (parts if isinstance(parts, dict) else {"": parts} for parts in (obs, self._host_observations))
+        floats = {key for key, array in kept.items() if np.asarray(given[key]).dtype.kind == "f" != array.dtype.kind}
+        if floats:
+            self._floats |= floats
+            self._allocate()
 
     def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
         """Fill ``advantages`` and ``returns`` by :func:`sb3_delight.returns.gae`."""

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 from torch import Tensor
 
 from sb3_delight.buffers import Samples, observation_parts
-from sb3_delight.forward import unvalidated_distributions
+from sb3_delight.forward import typed_actions, unvalidated_distributions
 
 __all__ = ["NotFiniteError", "check_gradients", "check_observations", "check_policy", "check_rollout", "finite_parts"]
 
@@ -60,9 +61,12 @@ def check_observations(observations: Any, timestep: int) -> None:
 def check_policy(policy: ActorCriticPolicy, observations: Any, timestep: int) -> None:
     """:raises ValueError: if what the policy makes of observations, which are finite, is not"""
     batch, _ = policy.obs_to_tensor(observations)
-    any_actions = torch.zeros((len(observation_parts(batch)[0]), *(policy.action_space.shape or ())))
-    with unvalidated_distributions():
-        values, log_prob, _ = policy.evaluate_actions(batch, any_actions.to(policy.device))
+    any_actions = torch.zeros((len(observation_parts(batch)[0]), get_action_dim(policy.action_space)))
+    try:
+        with unvalidated_distributions():
+            values, log_prob, _ = policy.evaluate_actions(batch, typed_actions(policy, any_actions.to(policy.device)))
+    except Exception:  # of a policy of another kind: no verdict, and what led here is to be raised
+        return
     if not (values.isfinite().all() and log_prob.isfinite().all()):
         raise ValueError(
             f"the policy's output is NaN or inf at timestep {timestep}, though observations are finite: its parameters "

@@ -14,7 +14,13 @@ from torch.distributions import Distribution
 from sb3_delight.buffers import Samples, map_observations, take_slice
 from sb3_delight.minibatches import Rows
 
-__all__ = ["evaluate_log_prob", "evaluate_rows", "slices_without_gradient", "unvalidated_distributions"]
+__all__ = [
+    "evaluate_log_prob",
+    "evaluate_rows",
+    "slices_without_gradient",
+    "typed_actions",
+    "unvalidated_distributions",
+]
 
 
 def evaluate_rows(
@@ -29,7 +35,7 @@ def evaluate_rows(
     :return: values ``[n_critic]``, log-probabilities ``[n_actor]``, entropies ``[n_actor]``. No values or
         log-probabilities (``None``) if no row pays for them, and no entropies if the distribution has no closed form.
     """
-    actions = _actions(policy, batch)
+    actions = typed_actions(policy, batch.actions)
     if rows.n_actor == rows.n_critic == rows.n_paid:
         values, log_prob, entropy = policy.evaluate_actions(batch.observations, actions)
         return values.flatten(), log_prob, entropy
@@ -67,9 +73,10 @@ def evaluate_log_prob(policy: ActorCriticPolicy, rollout: Samples, batch_size: i
     """Log-probabilities ``[B]`` of a rollout under the current policy, without gradient."""
     slices = slices_without_gradient(len(rollout.actions), batch_size)
     batches = [take_slice(rollout, rows) for rows in slices]
+    pairs = [(batch.observations, typed_actions(policy, batch.actions)) for batch in batches]
     if _evaluates_its_own_way(policy):
-        return torch.cat([policy.evaluate_actions(each.observations, _actions(policy, each))[1] for each in batches])
-    return torch.cat([policy.get_distribution(each.observations).log_prob(_actions(policy, each)) for each in batches])
+        return torch.cat([policy.evaluate_actions(*pair)[1] for pair in pairs])
+    return torch.cat([policy.get_distribution(observations).log_prob(actions) for observations, actions in pairs])
 
 
 def _evaluates_its_own_way(policy: ActorCriticPolicy) -> bool:
@@ -106,6 +113,6 @@ def _part(batch: Samples, rows: slice) -> PyTorchObs:
     return observations
 
 
-def _actions(policy: ActorCriticPolicy, batch: Samples) -> Tensor:
-    """Actions as the policy's distribution expects them."""
-    return batch.actions.long().flatten() if isinstance(policy.action_space, spaces.Discrete) else batch.actions
+def typed_actions(policy: ActorCriticPolicy, actions: Tensor) -> Tensor:
+    """Actions ``[n, action_dim]``, as a rollout holds them, as the policy's distribution expects them."""
+    return actions.long().flatten() if isinstance(policy.action_space, spaces.Discrete) else actions

@@ -93,12 +93,15 @@ class PolicyGradient(OnPolicyAlgorithm):
         rows of the gradient step (for a gate: of the rollout). One row, or equal ones: +-1, and for standardisation
         itself and 0; all-zero advantages stay zero.
     :param surprisal_clip: bound on the surprisal inside delight, in nats; ``None`` for none (DG, Algorithm 2: 10).
-        It is taken after the baseline.
+        It is taken after the baseline. A Gaussian of standard deviation 1 has 1.4 nats per dimension of the action:
+        with many dimensions, 17 say, every row is at the bound, and delight is the advantage times 10. Raise it there,
+        or take ``surprisal_baseline="mode"``.
     :param surprisal_baseline: ``"none"``: surprisal is -log pi, as the papers have it. For continuous actions that is a
         density's, which depends on the action's units and is below 0, the gate turned round, where standard deviations
         are under about 0.24 (``log_std_init=-2``, say; watch ``train/surprisal_mean``). ``"mode"`` takes off what the
         policy's likeliest action has, so that it is never below 0; for Gaussian policies whose standard deviations are
-        ``policy.log_std``, without gSDE.
+        ``policy.log_std``, without gSDE. (What is logged of stale actors' rows can be: their log-probability, less the
+        learner's likeliest.)
     :param use_sde: generalised state-dependent exploration instead of independent noise (continuous actions)
     :param sde_sample_freq: steps between its new noise matrices; -1 draws one per rollout
     :param rollout_buffer_class: default :class:`~sb3_delight.buffers.DeviceRolloutBuffer`, for every observation space
@@ -160,6 +163,8 @@ class PolicyGradient(OnPolicyAlgorithm):
             check_spaces(env.observation_space, env.action_space)
             fits = policy != "MultiInputPolicy" or isinstance(env.observation_space, spaces.Dict)
             require(fits, "policy", policy, "'MlpPolicy' or 'CnnPolicy' where observations are no Dict")
+            known = isinstance(policy, str) or (isinstance(policy, type) and issubclass(policy, ActorCriticPolicy))
+            require(known, "policy", policy, f"one of {list(self.policy_aliases)}, or an ActorCriticPolicy class")
         super().__init__(
             policy,
             env,
@@ -204,6 +209,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         fits = self.surprisal_baseline == "none" or (gaussian and not squashed)
         allowed = "'none' but for continuous actions with independent Gaussian noise (no gSDE)"
         require(fits, "surprisal_baseline", self.surprisal_baseline, allowed)
+        require(not hasattr(self.policy, "lstm_actor"), "policy", self.policy_class, "without recurrent layers")
         if "optimizer_kwargs" not in self.policy_kwargs and type(self.policy.optimizer) is torch.optim.Adam:
             for group in self.policy.optimizer.param_groups:
                 group["fused"] = True
@@ -229,6 +235,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             require(0 <= start < math.inf, "clip_range", start, "finite and 0 or more, or None")
         batch = self.batch_size
         require(batch is None or is_whole(batch), "batch_size", batch, "a whole number, 1 or more, or None")
+        self.batch_size = None if batch is None else int(batch)  # torch's split takes no number of numpy's
         for name in ("gamma", "gae_lambda"):
             require(0 <= number(getattr(self, name)) <= 1, name, getattr(self, name), "in [0, 1]")
         for name in ("ent_coef", "vf_coef"):
@@ -362,8 +369,10 @@ class PolicyGradient(OnPolicyAlgorithm):
             value_loss = functional.mse_loss(values, batch.returns[rows.critic])
             losses.append(self.vf_coef * value_loss)
             self.record("value_loss", value_loss)
-        self._step_optimizer(functools.reduce(torch.add, losses))
-        self._n_updates += 1
+        loss = functools.reduce(torch.add, losses)
+        if loss.requires_grad:  # not where the critic alone pays, and is frozen
+            self._step_optimizer(loss)
+            self._n_updates += 1
         self.actor_rows += rows.n_actor
         self.critic_rows += rows.n_critic
 

@@ -11,9 +11,11 @@ import torch
 from envs import AnySpaces
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_delight import DG, KondoDG, PolicyGradient
+from sb3_delight.actors import LocalActors
 from sb3_delight.buffers import DeviceRolloutBuffer, flat_rollout
 
 N_STEPS = 5
@@ -244,3 +246,35 @@ def test_training_with_stable_baselines3s_buffer_gives_the_same_parameters(
     stock, ours = trained
     assert (stock - start).abs().max() > 1e-3
     assert (stock - ours).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("staleness", [None, 0, 1])
+def test_normalized_whole_numbers_keep_their_fractions(staleness: int | None) -> None:
+    """VecNormalize makes floats of them, and leaves the space as it was."""
+    whole: dict[str, spaces.Space[Any]] = {
+        "int64": spaces.Box(0, 9, (3,), np.int64),
+        "uint8": spaces.Box(0, 255, (3,), np.uint8),
+        "image": spaces.Box(0, 255, (1, 36, 36), np.uint8),  # not normalised
+    }
+
+    def env() -> DummyVecEnv:
+        return DummyVecEnv([lambda: AnySpaces(spaces.Dict(whole), ACTION_SPACES["Box"])] * 2)
+
+    acted_on: list[dict[str, np.ndarray]] = []
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            acted_on.append(self.locals["new_obs"])
+            return True
+
+    actors = None if staleness is None else LocalActors(staleness, env_fn=env)
+    normalized = VecNormalize(env(), norm_obs_keys=["int64", "uint8"])
+    model = DG("MultiInputPolicy", normalized, n_steps=8, device="cpu", actors=actors)
+    model.learn(32, callback=Watch())
+    observations = flat_rollout(copy.deepcopy(model.rollout_buffer)).observations
+    assert isinstance(observations, dict)
+    assert observations["image"].dtype == torch.uint8
+    for key, stored in observations.items():
+        seen = torch.as_tensor(np.stack([each[key] for each in acted_on[7:15]]))  # after the first rollout's last step
+        assert stored.reshape(2, 8, *stored.shape[1:]).transpose(0, 1).equal(seen.reshape(8, 2, *stored.shape[1:]))
+    assert (observations["int64"] % 1).any()

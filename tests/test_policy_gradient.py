@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from envs import AnySpaces, Poisoned
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.sac.policies import SACPolicy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_delight import DG, KondoDG, PolicyGradient, objectives
@@ -29,8 +31,8 @@ ALGORITHMS: list[type[PolicyGradient]] = [PolicyGradient, DG, KondoDG, Importanc
 
 
 def make(cls: type[PolicyGradient] = DG, env: Any = "CartPole-v1", **kwargs: Any) -> PolicyGradient:
-    kwargs = {"seed": 0, "device": "cpu", "n_steps": 16, **kwargs}
-    return cls("MlpPolicy", env, **kwargs)
+    kwargs = {"policy": "MlpPolicy", "seed": 0, "device": "cpu", "n_steps": 16, **kwargs}
+    return cls(env=env, **kwargs)
 
 
 def parameters(model: PolicyGradient) -> list[torch.Tensor]:
@@ -58,6 +60,9 @@ def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
         (PolicyGradient, "learning_rate", float("nan")),
         (PolicyGradient, "learning_rate", float("inf")),
         (PolicyGradient, "learning_rate", -1e-3),
+        (PolicyGradient, "policy", None),
+        (PolicyGradient, "policy", SACPolicy),
+        (PolicyGradient, "policy", RecurrentActorCriticPolicy),
         (PolicyGradient, "gamma", 1.1),
         (PolicyGradient, "gamma", "0.9"),
         (PolicyGradient, "max_grad_norm", None),
@@ -449,6 +454,7 @@ def test_observations_that_are_not_finite_are_reported(action_space: Any) -> Non
     "action_space",
     [
         gym.spaces.Box(-1.0, 1.0, (2,), np.float32),
+        gym.spaces.Box(-1.0, 1.0, (2, 3), np.float32),
         gym.spaces.Discrete(3),
         gym.spaces.MultiDiscrete([2, 2]),
         gym.spaces.MultiBinary(2),
@@ -462,6 +468,32 @@ def test_a_policy_that_is_not_finite_is_a_value_error(action_space: Any) -> None
     named = "the policy's output is NaN or inf at timestep 0|NaN or inf log-probability of the policy"
     with pytest.raises(ValueError, match=named):
         model.learn(64)
+
+
+def test_errors_are_raised_whatever_a_policy_evaluates() -> None:
+    class Strict(ActorCriticPolicy):
+        def evaluate_actions(self, obs: Any, actions: torch.Tensor, mask: Any) -> Any:  # type: ignore[override]
+            raise AssertionError
+
+    class Stop(BaseCallback):
+        def _on_step(self) -> bool:
+            raise KeyError("simulator lost")
+
+    with pytest.raises(KeyError, match="simulator lost"):
+        make(DG, policy=Strict).learn(64, callback=Stop())
+
+
+@pytest.mark.parametrize("cls", [DG, KondoDG])
+def test_minibatches_and_epochs_may_be_counted_in_numpys_numbers(cls: type[PolicyGradient]) -> None:
+    arguments: dict[str, Any] = {name: np.int64(4) for name in ("batch_size", "n_epochs", "extra_critic_epochs")}
+    assert make(cls, **arguments).learn(32)._n_updates > 0
+
+
+def test_rows_of_a_frozen_critic_alone_make_no_step() -> None:
+    model = make(KondoDG, price=1e9, extra_critic_epochs=1)
+    for name, parameter in model.policy.named_parameters():
+        parameter.requires_grad_("value" not in name)
+    assert model.learn(32)._n_updates == 0
 
 
 def test_errors_of_the_environment_are_not_blamed_on_the_policy() -> None:

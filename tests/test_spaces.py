@@ -230,6 +230,7 @@ UNSUPPORTED_ACTIONS: dict[str, tuple[spaces.Space[Any], list[str]]] = {
     "Dict": (spaces.Dict({"box": BOX}), ACTIONS_ALLOWED),
     "unbounded Box": (spaces.Box(-np.inf, np.inf, (1,), np.float32), ["finite"]),
     "MultiBinary 2-D": (spaces.MultiBinary([2, 2]), ["MultiBinary"]),
+    "MultiBinary of a list": (spaces.MultiBinary([3]), ["MultiBinary(3)"]),
     "MultiDiscrete 2-D": (spaces.MultiDiscrete(np.array([[2, 3], [2, 3]])), ["MultiDiscrete"]),
     "MultiDiscrete from 1": (spaces.MultiDiscrete([2, 3], start=[1, 0]), ["MultiDiscrete numbered from 0"]),
     "Discrete from 1": (spaces.Discrete(3, start=1), ["start"]),
