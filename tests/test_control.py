@@ -44,20 +44,25 @@ def settings(config: Config) -> dict[str, Any]:
 
 @pytest.mark.parametrize("env", TASKS)
 def test_methods_of_ours_share_every_setting(env: str) -> None:
-    task, arms = TASKS[env], control.arms(TASKS[env])
+    arms = control.arms(TASKS[env])
     assert len({harness.run_name(arm) for arm in arms}) == len(arms)
-    once = {"pg_once", "dg_once"} if task in control_tasks.MUJOCO.values() else set()
-    every = control.OURS.keys() | control.OTHERS.keys()
-    assert {arm.method for arm in arms} == every - {"pg_once", "dg_once"} | once
-    for methods, several in ((control.OURS.keys() - {"pg_once", "dg_once"}, bool(once)), (once, False)):
-        ours = [arm for arm in arms if arm.method in methods]
+    assert {arm.method for arm in arms} == {
+        *control.OTHERS,
+        *(method for method in control.OURS if env in control.ALONE.get(method, TASKS)),
+    }
+    loops = {"_once": (False, 1), "_clip": (True, 4), "": (True, 10) if env in control_tasks.MUJOCO else (False, 1)}
+    left = [arm for arm in arms if arm.method in control.OURS]
+    for suffix, loop in loops.items():
+        ours = [arm for arm in left if arm.method.endswith(suffix)]
+        left = [arm for arm in left if arm not in ours]
         alike: Any = {"ent_coef": 0.0, "temperature": 10.0}  # but for these, of the arms that are about them
         assert len({dataclasses.replace(arm, method="dg", **alike) for arm in ours}) == bool(ours)
-        assert {arm.method for arm in ours if arm.ent_coef} == {"pg_entropy", "dg_entropy"} & methods
-        assert {arm.method for arm in ours if arm.temperature != 10} == {"dg_warm"} & methods
+        assert {arm.method for arm in ours if arm.ent_coef or arm.temperature != 10} <= control.OWN.keys()
         common = [settings(dataclasses.replace(arm, cnn=False, **alike)) for arm in ours]
         assert all(each == common[0] for each in common)
-        assert {(arm.clipped, arm.n_epochs) for arm in ours} <= {(True, 10) if several else (False, 1)}
+        assert {(arm.clipped, arm.n_epochs) for arm in ours} <= {loop}
+        assert {"pg", "dg"} <= {arm.method.removesuffix(suffix) for arm in ours} or not ours
+    assert not left
 
 
 def test_dg_is_trained_with_the_settings_that_are_packaged() -> None:
@@ -204,6 +209,7 @@ def test_methods_are_what_their_labels_say() -> None:
     assert made["dg"].temperature(1.0) == 10.0
     assert isinstance(made["dg"], DG)
     assert isinstance(made["dg_once"], DG)
+    assert isinstance(made["dg_clip"], DG)
     rates = {"kondo_1": 0.1, "kondo_3": 0.3, "kondo_price": None, "kondo_soft": None}
     rates |= {"random_1": 0.1, "random_3": 0.3, "random_5": 0.5}
     for method, rate in rates.items():
@@ -214,7 +220,9 @@ def test_methods_are_what_their_labels_say() -> None:
         assert made[method].temperature(1.0) == (10.0 if method == "kondo_soft" else 0)
     assert made["pg_entropy"].ent_coef == made["dg_entropy"].ent_coef > made["pg"].ent_coef == made["dg"].ent_coef == 0
     assert isinstance(made["dg_entropy"], DG)
+    assert made["dg_cool"].temperature(1.0) == 1
     assert 1 / (2 * made["dg_warm"].temperature(1.0)) == made["pg_entropy"].ent_coef
+    assert made["pg_more_entropy"].ent_coef == 1 / (2 * 10.0)  # of DG's own temperature
 
 
 def test_surprisal_less_entropy_does_not_depend_on_the_units_of_actions() -> None:
@@ -302,7 +310,7 @@ def test_reuse_corrects_the_last_rollouts_and_trains_on_them_first(method: str) 
 
 @pytest.mark.parametrize(
     ("figure", "methods"),
-    [("levers", 2), ("clip", 4), ("tuning", 3), ("Hopper-v5", 17), ("Breakout-v1", 15)],
+    [("levers", 2), ("clip", 4), ("tuning", 3), ("Hopper-v5", 17), ("Breakout-v1", 19)],
 )
 def test_a_figure_runs_and_draws(figure: str, methods: int, tmp_path: Path) -> None:
     first = list({config.method: config for config in control.SWEEP[figure]}.values())

@@ -67,10 +67,14 @@ LABELS = {
     "trpo": ("TRPO, RL-Zoo", harness.COLOURS["pmpo"], "-"),
     "pg": ("policy gradient", harness.COLOURS["pg"], "-"),
     "pg_entropy": ("policy gradient, entropy bonus", harness.COLOURS["pg"], "--"),
+    "pg_more_entropy": ("policy gradient, entropy bonus .05", harness.COLOURS["pg"], ":"),
+    "pg_clip": ("policy gradient, 4 passes", harness.COLOURS["pg"], "-."),
     "scaled_po": ("Scaled PO", harness.COLOURS["half_pg"], "-"),
     "dg": ("DG", harness.COLOURS["dg"], "-"),
     "dg_warm": ("DG, temperature 50", harness.COLOURS["dg"], "-."),
     "dg_entropy": ("DG, entropy bonus", harness.COLOURS["dg"], "--"),
+    "dg_cool": ("DG, temperature 1", harness.COLOURS["dg"], (0, (1, 4))),
+    "dg_clip": ("DG, 4 passes", harness.COLOURS["dg"], ":"),
     "kondo_soft": ("Kondo, temperature 10", harness.COLOURS["kondo"], "-."),
     "kondo_price": ("Kondo, price 0", harness.COLOURS["kondo"], "-"),
     "kondo_3": ("Kondo, rate .3", harness.COLOURS["kondo"], "--"),
@@ -81,3 +85,5 @@ LABELS = {
     "pg_once": ("policy gradient, one pass", harness.COLOURS["pg"], ":"),
     "dg_once": ("DG, one pass", harness.COLOURS["dg"], ":"),
 }
+#: of those that have no settings for MinAtar
+ATARI_LABELS = {"ppo": "PPO, RL-Zoo on Atari", "a2c": "A2C, RL-Zoo on Atari", "trpo": "TRPO, rollouts as that PPO's"}
