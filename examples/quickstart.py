@@ -95,7 +95,7 @@ def draw_learning_curve(path: Path, title: str, episodes: EpisodeReturns, refere
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--env", default="HalfCheetah-v5", help="any Gymnasium id with continuous or discrete actions")
+    parser.add_argument("--env", default="HalfCheetah-v5", help="any Gymnasium id whose observations are a Box")
     parser.add_argument("--timesteps", type=int, default=300_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"))

@@ -1,6 +1,5 @@
 """The reproduction scripts: what their loops state, that a killed sweep resumes, and that every figure can be drawn."""
 
-import argparse
 import dataclasses
 import math
 import signal
@@ -322,17 +321,6 @@ def test_the_gate_at_price_zero_is_the_full_batch_with_dropped_rows_as_zeros() -
     torch.testing.assert_close(gradient(mnist.Config(method="kondo", gate_rate=0.0)), gradient(hard_dg))
     every_row = mnist.Config(method="kondo", gate_rate=1.0)
     torch.testing.assert_close(gradient(every_row), gradient(mnist.Config()))
-
-
-def test_drawing_and_smoke_runs_download_nothing(tmp_path: Path) -> None:
-    args = argparse.Namespace(data="auto", smoke=True, plot_only=False, output=tmp_path)
-    assert mnist.chosen_data(args) == "digits"
-    args = argparse.Namespace(data="auto", smoke=False, plot_only=True, output=tmp_path)
-    assert mnist.chosen_data(args) == "digits"
-    results = tmp_path / "results" / "mnist.csv"
-    results.parent.mkdir()
-    results.write_text("run,data\nx,mnist\n")
-    assert mnist.chosen_data(args) == "mnist"
 
 
 def test_dg_learns_the_digits_faster_than_the_policy_gradient() -> None:

@@ -208,18 +208,18 @@ def test_a_killed_sweep_resumes_and_its_best_trials_are_run_again() -> None:
     assert output.count("exit: ") == 3
     results = Path("logs/shared_best.csv")
     (row,) = rows_of(results)
-    # A package less, as if it was installed since, and what an older study of this name left behind.
+    # A package less, as if it was installed since; another command's row of the same run; what an older study left.
     del row["torch"]
-    older = [{**row, "seed": "2", changed: "other"} for changed in ("env", "algo", "sweep_score")]
+    older = [{**row, "seed": "2", changed: "other"} for changed in ("env", "algo", "sweep_score", "sweep_began")]
     with results.open("w") as file:
         writer = csv.DictWriter(file, list(row))
         writer.writeheader()
-        writer.writerows([row, *older])
+        writer.writerows([row, row, *older])
     more = f"{best} --seeds 1 --eval-episodes 3"  # another score, so not to be averaged with those
     output = run_several(f"{best} --seeds 2", f"{best} --seeds 1", more, more)
     rows = rows_of(results)
-    assert [row["torch"] != "" for row in rows] == [False] * 4 + [True] * 2
-    assert [(row["seed"], row["eval_episodes"]) for row in rows[4:]] == [("2", "2"), ("1", "3")]
+    assert [row["torch"] != "" for row in rows] == [False] * 6 + [True] * 2
+    assert [(row["seed"], row["eval_episodes"]) for row in rows[6:]] == [("2", "2"), ("1", "3")]
     assert [line.split()[4] for line in output.splitlines() if "<- survives" in line] == ["2", "1", "1", "1"]
 
 
@@ -238,6 +238,104 @@ def test_inside() -> None:
 
 
 # ------------------------------------------------------------------------------- checks that run in their own process
+
+
+def evaluations(folder: str) -> list[float]:
+    import numpy as np
+
+    with np.load(Path(folder) / "evaluations.npz") as file:
+        means: list[float] = file["results"].mean(axis=1).tolist()
+    return means
+
+
+def check_env_kwargs_of_a_file_or_a_study_hold_in_evaluation_and_enjoy() -> None:
+    """In this variant of CartPole every episode's return is -1."""
+    variant = "sutton_barto_reward:True"
+    Path("variant.yml").write_text(
+        "default: {n_timesteps: 300, policy: MlpPolicy, env_kwargs: {sutton_barto_reward: true}}"
+    )
+    run = ("train", "--env", "CartPole-v1", "--eval-freq", "100", "--eval-episodes", "2", "-n", "300")
+    sweep = (*run, "-optimize", "--no-optim-plots", "--n-trials", "1")
+    zoo(*run, "-conf", "variant.yml", "-f", "of_a_file")
+    zoo(*sweep, "-conf", "variant.yml", "--study-name", "of_a_file")
+    zoo(*sweep, "--env-kwargs", variant, "--study-name", "of_a_study")
+    zoo(*run, "--study-name", "of_a_study", "--trial-id", "0", "-f", "logs")
+    zoo(*run, "-i", "logs/dg/CartPole-v1_1/CartPole-v1.zip", "-f", "continued")
+    for folder in ("of_a_file", "logs", "continued"):
+        assert set(evaluations(f"{folder}/dg/CartPole-v1_1")) == {-1.0}
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            zoo("enjoy", "--env", "CartPole-v1", "-f", folder, "--no-render", "-n", "300")
+        assert "Mean reward: -1.00" in output.getvalue()
+    for name in ("of_a_file", "of_a_study"):
+        assert study(name).best_value == -1.0
+
+
+def check_an_agent_is_continued_with_its_own_settings() -> None:
+    from sb3_delight import DG
+
+    run = ("train", "--env", "CartPole-v1", "-n", "200", "--eval-freq", "-1")
+    own = ("temperature:3.0", "clip_range:'lin_0.3'", "normalize:True", "n_envs:3")
+    zoo(*run, "-f", "own", "-params", *own)
+    agent = "own/dg/CartPole-v1_1/CartPole-v1.zip"
+    zoo(*run, "-f", "own", "-i", agent, "-params", "surprisal_clip:2.0")
+    zoo(*run, "-f", "own", "-i", agent, "-conf", str(Path(__file__).parent.parent / "zoo_configs" / "dg.yml"))
+    first, continued, configured = (
+        DG.load(f"own/dg/CartPole-v1_{number}/CartPole-v1.zip", device="cpu") for number in (1, 2, 3)
+    )
+    for model in (first, continued):
+        assert (model.temperature(1.0), model.clip_range(1.0), model.n_envs) == (3.0, 0.3, 3)  # type: ignore
+        assert (model.surprisal_clip == 2.0) == (model is continued)
+    assert configured.temperature(1.0) == pytest.approx(0.5076, abs=1e-4)  # type: ignore[operator]
+    assert Path("own/dg/CartPole-v1_2/CartPole-v1/vecnormalize.pkl").is_file()
+
+
+def check_a_run_that_fails_saves_its_agent() -> None:
+    from sb3_delight import DG
+
+    class Fails(Exception):
+        pass
+
+    update = DG._update
+    updates: list[None] = []
+
+    def fail_later(self: Any, rollout: Any) -> None:
+        if len(updates) == 2:
+            raise Fails
+        update(self, rollout)
+        updates.append(None)
+
+    DG._update = fail_later  # type: ignore[method-assign]
+    with pytest.raises(Fails):
+        zoo("train", "--env", "CartPole-v1", "-n", "5000", "-f", "failing", "--eval-freq", "-1")
+    DG._update = update  # type: ignore[method-assign]
+    assert DG.load("failing/dg/CartPole-v1_1/CartPole-v1.zip", device="cpu")._n_updates == 2
+
+
+def check_a_typo_does_not_settle_a_study_and_scores_are_alike() -> None:
+    sweep = ["train", "-optimize", "--no-optim-plots", "--env", "CartPole-v1", "-n", "300", "--n-trials", "1"]
+    sweep += ["--study-name", "typo", "--eval-episodes", "2"]
+    with pytest.raises(SystemExit, match="temprature"):
+        zoo(*sweep, "-params", "temprature:1.0")
+    zoo(*sweep, "-params", "surprisal_clip:5.0")
+    assert study("typo").user_attrs["setting"]["hyperparams"] == {"surprisal_clip": 5.0}
+    for flag in ("--eval-episodes", "--n-evaluations", "--n-eval-envs"):
+        with pytest.raises(SystemExit, match=f"'typo' was begun with {flag[2:].replace('-', '_')}"):
+            zoo(*sweep, "-params", "surprisal_clip:5.0", flag, "7")
+
+
+def check_bad_settings_are_named() -> None:
+    Path("bare.yml").write_text("default: {policy: MlpPolicy}")
+    Path("agent.zip").touch()
+    for given, message in (
+        (("-params", "learning_rate:'constant_0.001'"), "learning_rate must be"),
+        (("-params", "clip_range:'linear'"), "clip_range must be"),
+        (("-params", "n_envs:0"), "n_envs must be a whole number, 1 or more, got 0"),
+        (("-conf", "bare.yml"), "missing key 'n_timesteps'"),
+        (("-optimize", "-i", "agent.zip"), "-i continues one agent, -optimize begins many"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            zoo("train", "--env", "CartPole-v1", *given)
+    zoo("train", "--env", "CartPole-v1", "-conf", "bare.yml", "-n", "100", "-f", "bare", "-params", "n_steps:8")
 
 
 def check_registering_twice_is_registering_once() -> None:
@@ -486,6 +584,36 @@ def check_threads_are_those_of_the_environment_variable() -> None:
     with pytest.raises(SystemExit, match="OMP_NUM_THREADS must be"):
         _threads()
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def check_algorithms_are_compared_at_the_timestep_that_all_have() -> None:
+    import numpy as np
+
+    from sb3_delight.zoo.plots import final_scores, load_runs, normalize
+
+    def write(run: str, steps: int, slope: float, trained_agent: str = "") -> None:
+        timesteps = np.arange(100, steps + 1, 100)
+        (Path("compared") / run / "CartPole-v1").mkdir(parents=True)
+        np.savez(Path("compared") / run / "evaluations.npz", timesteps=timesteps, results=slope * timesteps[:, None])
+        (Path("compared") / run / "CartPole-v1" / "args.yml").write_text(f"trained_agent: '{trained_agent}'")
+
+    write("dg/CartPole-v1_1", 500, 0.1)
+    write("dg/CartPole-v1_2", 300, 0.3, trained_agent="dg/CartPole-v1_1/CartPole-v1.zip")
+    write("dg/mine-Cart-v1_1", 500, 0.1)
+    write("pg/CartPole-v1_1", 300, 0.2)
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        scores = final_scores(load_runs(Path("compared"), envs=["CartPole-v1"]))
+    for algo, value in (("dg", 30.0), ("pg", 60.0)):
+        assert scores[algo] == pytest.approx(normalize(np.array([[value]]), "CartPole-v1"))
+    assert "CartPole-v1: compared at timestep 300, the last that all have; longer: dg" in output.getvalue()
+    assert "dg/CartPole-v1_2/evaluations.npz: it continues another run" in output.getvalue()
+    assert list(load_runs(Path("compared"), envs=["mine/Cart-v1"])) == [("dg", "mine-Cart-v1")]
+
+
+def study(name: str) -> Any:
+    from sb3_delight.zoo.manager import open_study
+
+    return open_study(f"logs/{name}.log", name)
 
 
 def zoo(*command: str) -> None:

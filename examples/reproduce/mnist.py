@@ -3,9 +3,9 @@
 Sources: Delightful Policy Gradient (2603.14608) section 3, its distributed sequel (2603.20521) for the stale actor,
 Does This Gradient Spark Joy? (2603.20526) for the Kondo gate. "U" marks what they leave open.
 
-    python examples/reproduce/mnist.py --figure learning [--seeds 30] [--data auto|mnist|digits] [--plot-only]
+    python examples/reproduce/mnist.py --figure learning [--seeds 30] [--data digits|mnist] [--plot-only]
 
-``--data auto`` takes MNIST where it can be had, and scikit-learn's bundled 8x8 digits otherwise; rows say which.
+The data are scikit-learn's bundled 8x8 digits, or with ``--data mnist`` MNIST, fetched from OpenML; rows say which.
 All seeds of a config train as one stack of networks: parameters ``[seeds, in, out]``, batches ``[seeds, batch, ...]``.
 """
 
@@ -100,23 +100,6 @@ def load(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         images, labels = torch.tensor(data.data).float() / 255, torch.tensor(data.target.astype(int))
         return images[:60_000], labels[:60_000], images[60_000:], labels[60_000:]  # the usual split
     return load_digits_split()
-
-
-def chosen_data(args: argparse.Namespace) -> str:
-    """What --data auto means: MNIST if it can be had; when only drawing, what the CSV ends with."""
-    if args.data != "auto":
-        return str(args.data)
-    if args.smoke:
-        return "digits"
-    if args.plot_only:
-        rows = harness.read_rows((args.output or harness.HERE) / "results" / "mnist.csv")
-        return str(rows[-1]["data"]) if rows else "digits"
-    try:
-        load("mnist")
-    except Exception as error:  # no network, no server, no cache: whatever it is, the bundled digits remain
-        print(f"MNIST cannot be had ({type(error).__name__}): the bundled digits instead")
-        return "digits"
-    return "mnist"
 
 
 # --- a stack of networks, one per seed ----------------------------------------------------------------------------
@@ -533,8 +516,8 @@ EXPERIMENT = harness.Experiment(
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", choices=["auto", "mnist", "digits"], default="auto")
+    parser.add_argument("--data", choices=["digits", "mnist"], default="digits", help="mnist is fetched from OpenML")
 
 
 if __name__ == "__main__":
-    harness.main(EXPERIMENT, options=add_options, override=lambda args: {"data": chosen_data(args)})
+    harness.main(EXPERIMENT, options=add_options, override=lambda args: {"data": args.data})

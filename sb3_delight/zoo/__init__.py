@@ -73,7 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
         # Before training starts an error is about the command, and a traceback would only bury it.
         if ZooManager.started or "--verbose 2" in " ".join(flags):
             raise
-        sys.exit(f"error: {' '.join(str(error).split()) or type(error).__name__}")
+        missing = "missing key " if isinstance(error, KeyError) else ""
+        sys.exit(f"error: {missing}{' '.join(str(error).split()) or type(error).__name__}")
 
 
 def _threads() -> int:

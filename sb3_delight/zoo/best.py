@@ -58,21 +58,25 @@ def best(flags: list[str]) -> None:
     summary.to_csv(folder / f"{options.study_name}_trials.csv", index=False)
     results = folder / f"{options.study_name}_best.csv"
     wanted = {**{name: setting[name] for name in SHARED}, "eval_episodes": options.eval_episodes}
-    score_of = {str(trial.number): str(trial.value) for trial in trials}
+    identity = {str(trial.number): (str(trial.value), str(trial.datetime_start)) for trial in trials}
 
     def counts(row: Row) -> bool:
         """Whether a row is of these trials: not of an older study of this name, nor scored otherwise."""
+        score, began = identity.get(str(row["trial"]), ("", ""))
         alike = all(str(row.get(name)) == str(value) for name, value in wanted.items())
-        return alike and str(row["sweep_score"]) == score_of.get(str(row["trial"]))
+        return alike and row["sweep_score"] == score and (row.get("sweep_began") or began) == began
 
-    done = {(row["trial"], row["seed"]) for row in _read(results) if counts(row)}
+    def finished() -> dict[tuple[str, str], Row]:
+        """One row of each trial and seed, those of other commands too."""
+        return {(row["trial"], row["seed"]): row for row in _read(results) if counts(row)}
+
     progress = tqdm([(trial, seed) for trial in trials for seed in range(1, options.seeds + 1)], unit="run")
     for trial, seed in progress:
         progress.set_description(f"trial {trial.number}, seed {seed}")
-        if (str(trial.number), str(seed)) not in done:
+        if (str(trial.number), str(seed)) not in finished():
             run_folder = folder / f"{options.study_name}_best" / f"trial_{trial.number}"
             _append(results, _run(trial, seed, setting, run_folder, options.eval_episodes, options.device))
-    _report(trials, [row for row in _read(results) if counts(row) and int(row["seed"]) <= options.seeds])
+    _report(trials, [row for row in finished().values() if int(row["seed"]) <= options.seeds])
     print(f"every run: {results}")
 
 
@@ -147,7 +151,8 @@ def _run(
         except (ValueError, AssertionError) as error:  # those that prune a trial
             tqdm.write(f"trial {trial.number}, seed {seed} failed: {error}", file=sys.stderr)
             score = math.nan
-    run = {"trial": trial.number, "seed": seed, "sweep_score": trial.value, "score": score}
+    of_trial = {"trial": trial.number, "sweep_score": trial.value, "sweep_began": trial.datetime_start}
+    run = {**of_trial, "seed": seed, "score": score}
     where = {name: setting[name] for name in SHARED}
     versions = {name: metadata.version(name) for name in PACKAGES if _is_installed(name)}
     return {

@@ -12,10 +12,13 @@ import optuna
 import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from sqlalchemy.exc import DatabaseError
 from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_delight.arguments import as_schedule, is_whole, require
 
 __all__ = ["ZooManager", "default_storage", "open_study", "packaged_config"]
 
@@ -61,6 +64,13 @@ def create_tables(url: str) -> None:
         time.sleep(1.0)
 
 
+def settled(study: optuna.Study, but: int | None = None) -> dict[str, Any]:
+    """What a study was begun with; nothing yet while all its trials, ``but`` one, failed, as a typo makes them."""
+    failed = all(trial.state == TrialState.FAIL for trial in study.get_trials(deepcopy=False) if trial.number != but)
+    setting: dict[str, Any] = {} if failed else study.user_attrs.get("setting", {})
+    return setting
+
+
 class ZooManager(ExperimentManager):
     """RL-Zoo's manager with these differences:
 
@@ -70,6 +80,9 @@ class ZooManager(ExperimentManager):
     - ``--trial-id`` trains with what else the sweep was given and the command is not (``-conf``, ``-params``,
       ``--env-kwargs``, ``-n``); ``--trial-id 0`` is a trial; one that does not exist, or of another environment, is an
       error;
+    - ``-i`` continues with the settings that the agent was trained with, but for those that the command gives;
+    - ``env_kwargs`` of a configuration or a study are those of the evaluation's environment too, and of ``enjoy``'s;
+    - a run that fails amid training saves its agent, as one that Ctrl-C ends does;
     - a study is resumed with the settings it was begun with, or not at all: scores of others would be mixed;
     - a sweep, or a command that cannot work, leaves no empty run behind, which ``enjoy`` would take for the latest;
     - ``clip_range: null`` is no clip.
@@ -80,11 +93,16 @@ class ZooManager(ExperimentManager):
     def __init__(self, args: Any, algo: str, env_id: str, *rest: Any, **options: Any) -> None:
         options["config"] = options.get("config") or packaged_config(algo, env_id)
         super().__init__(args, algo, env_id, *rest, **options)
+        if self.continue_training and self.optimize_hyperparameters:
+            raise ValueError("-i continues one agent, -optimize begins many: give one of them")
         if self.study_name and not self.storage:
             self.storage = default_storage(self.log_folder, self.study_name)
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """:raises ValueError: if ``--trial-id`` names no trial, or one of another algorithm or environment"""
+        """Of the configuration, or of the agent or trial that is trained on, below what the command gives.
+
+        :raises ValueError: if ``--trial-id`` names no trial, or one of another algorithm or environment
+        """
         if self.trial_id is not None:
             if not (self.storage and self.study_name):
                 raise ValueError("--trial-id needs --study-name")
@@ -102,18 +120,58 @@ class ZooManager(ExperimentManager):
             trained = HYPERPARAMS_CONVERTER[self.algo](params)
             given = setting.get("hyperparams") or {}
             self.custom_hyperparams = {**given, **trained, **(self.custom_hyperparams or {})}
-            for name in ("env_kwargs", "eval_env_kwargs"):
-                setattr(self, name, {**(setting.get(name) or {}), **getattr(self, name)})
+            self._add_env_kwargs(setting)
             self.config = self.args.conf_file or setting.get("conf_file") or self.config
             if self.n_timesteps <= 0:
                 self.n_timesteps = setting.get("n_timesteps", self.n_timesteps)
             self.trial_id = None  # done; RL-Zoo's own reading takes trial 0 for none
-        return super().read_hyperparameters()
+        agents = self._settings_of_the_agent()
+        if agents:
+            self.custom_hyperparams = {**agents, **(self.custom_hyperparams or {})}
+        both = super().read_hyperparameters()
+        for hyperparams in both:
+            for name in hyperparams.keys() - (self.custom_hyperparams or {}).keys() if agents else ():
+                del hyperparams[name]
+            if self.n_timesteps > 0:
+                hyperparams.setdefault("n_timesteps", self.n_timesteps)
+            n_envs = hyperparams.get("n_envs", 1)
+            require(is_whole(n_envs), "n_envs", n_envs, "a whole number, 1 or more")
+        if self._eval_env_kwargs_args is None:
+            self.eval_env_kwargs = both[0].get("env_kwargs") or self.env_kwargs
+        return both
+
+    def _add_env_kwargs(self, earlier: dict[str, Any]) -> None:
+        """Those of a study or an agent, below those of this command; they are kept for ``enjoy``."""
+        self.env_kwargs = {**(earlier.get("env_kwargs") or {}), **self.env_kwargs}
+        self._eval_env_kwargs_args = {
+            **(earlier.get("eval_env_kwargs") or {}),
+            **(self._eval_env_kwargs_args or {}),
+        } or None
+        self.eval_env_kwargs = self._eval_env_kwargs_args or self.env_kwargs
+        self.args.env_kwargs = self.env_kwargs or None
+
+    def _settings_of_the_agent(self) -> dict[str, Any]:
+        """What the agent that ``-i`` continues was trained with, if RL-Zoo kept that; nothing under ``-conf``."""
+        folder = Path(self.trained_agent).parent / str(self.env_name)
+        if not self.continue_training or self.args.conf_file or not (folder / "config.yml").is_file():
+            return {}
+        # RL-Zoo writes Python's ordered dicts there, which enjoy reads in this way, too.
+        settings, arguments = (
+            dict(yaml.unsafe_load((folder / name).read_text())) for name in ("config.yml", "args.yml")
+        )
+        self._add_env_kwargs(arguments)
+        return settings
 
     @staticmethod
     def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
-        unclipped = {"clip_range": hyperparams.pop("clip_range")} if hyperparams.get("clip_range", 0) is None else {}
-        return {**ExperimentManager._preprocess_schedules(hyperparams), **unclipped}
+        """As in RL-Zoo, for which ``"constant_x"`` falls to 0, too; ``clip_range: null`` is no clip."""
+        read = {}
+        for name in ("learning_rate", "clip_range"):
+            value = hyperparams.get(name, 0)
+            if value is None or isinstance(value, str):
+                read[name] = None if value is None else as_schedule(name, value)
+                del hyperparams[name]
+        return {**ExperimentManager._preprocess_schedules(hyperparams), **read}
 
     def setup_experiment(self) -> tuple[Any, dict[str, Any]] | None:
         """As in RL-Zoo."""
@@ -135,13 +193,18 @@ class ZooManager(ExperimentManager):
         return super().create_envs(n_envs, eval_env, no_log or self.optimize_hyperparameters)
 
     def learn(self, model: Any) -> None:
-        """Train, and save what there is on Ctrl-C."""
+        """Train, and save what there is where Ctrl-C, or an error, ends it."""
         ZooManager.started = True
-        super().learn(model)
+        try:
+            super().learn(model)
+        except Exception:
+            if model.num_timesteps:
+                self.save_trained_model(model)
+            raise
 
     def objective(self, trial: optuna.Trial) -> float:
         """Train and score one trial of a sweep."""
-        if "setting" not in trial.study.user_attrs:
+        if not settled(trial.study, but=trial.number):
             trial.study.set_user_attr("setting", self._setting())
         # Optuna suggests a name once per trial: sampled again in RL-Zoo's objective, the values are these.
         sampled = HYPERPARAMS_SAMPLER[self.algo](
@@ -163,7 +226,7 @@ class ZooManager(ExperimentManager):
         if not (self.storage and self.study_name):
             return
         try:
-            begun = open_study(self.storage, self.study_name).user_attrs.get("setting", {})
+            begun = settled(open_study(self.storage, self.study_name))
         except ValueError:  # a new one
             return
         for name, value in self._setting().items():
@@ -176,7 +239,8 @@ class ZooManager(ExperimentManager):
     def _setting(self) -> dict[str, Any]:
         """What the `best` command needs to repeat a trial; a study keeps JSON only."""
         given = ("algo", "env", "conf_file", "hyperparams", "env_kwargs", "eval_env_kwargs", "gym_packages")
-        setting = {**{name: getattr(self.args, name) for name in given}, "n_timesteps": self.n_timesteps}
+        scored = ("eval_episodes", "n_evaluations", "n_eval_envs")
+        setting = {**{name: getattr(self.args, name) for name in given + scored}, "n_timesteps": self.n_timesteps}
         decoded: dict[str, Any] = json.loads(json.dumps(setting, default=str))
         return decoded
 

@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
+import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rliable import library, metrics
@@ -29,8 +30,9 @@ _Interval = tuple[float, float, float]  # point estimate, lower and upper end
 Runs = dict[tuple[str, str], tuple[Array, Array]]  # (algo, env) -> timesteps [T], mean return of each run [runs, T]
 
 HELP = """Draw the evaluations of trained agents: learning_curves.png (interquartile mean over runs), and of the last
-evaluations aggregates.png (interquartile mean over runs and environments) and probability_of_improvement.png. Bands
-and bars are 95 % intervals of the stratified bootstrap over runs (Agarwal et al., 2021)."""
+evaluations that all algorithms have aggregates.png (interquartile mean over runs and environments) and
+probability_of_improvement.png. Bands and bars are 95 % intervals of the stratified bootstrap over runs (Agarwal et al.,
+2021)."""
 
 #: Returns that score 0 and 1: the random policy's, measured on these versions, and a good on-policy agent's: the best
 #: documented for 1M steps, on v3 of the environments and under other protocols, so a yardstick and not a comparison.
@@ -87,15 +89,20 @@ def load_runs(folder: Path, algos: list[str] | None = None, envs: list[str] | No
 
     ``--uuid`` of RL-Zoo adds one to the folder's name.
 
-    Of runs of one pair the timesteps are taken at which all were evaluated. A file that a kill left torn is skipped.
+    Of runs of one pair the timesteps are taken at which all were evaluated. A file that a kill left torn is skipped,
+    and so is a run that continued another: it is no run of its own.
 
     :raises ValueError: if there are none, or runs of one pair were never evaluated at the same timestep
     """
     found: dict[tuple[str, str], list[tuple[Array, Array]]] = defaultdict(list)
+    wanted = [env.replace("/", "-") for env in envs or []]  # as RL-Zoo names folders
     for path in sorted(folder.glob("*/*/evaluations.npz")):
         algo, env = path.parent.parent.name, RUN_NUMBER.sub("", path.parent.name)
-        if (algos is None or algo in algos) and (envs is None or env in envs):
+        if (algos is None or algo in algos) and (envs is None or env in wanted):
             try:
+                if _continues(path.parent):
+                    print(f"skipped {path}: it continues another run")
+                    continue
                 with np.load(path) as file:
                     found[algo, env].append((file["timesteps"], file["results"].mean(axis=1)))
             except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -116,6 +123,12 @@ def load_runs(folder: Path, algos: list[str] | None = None, envs: list[str] | No
     return runs
 
 
+def _continues(run: Path) -> bool:
+    """Whether RL-Zoo's ``-i`` began it."""
+    found = [yaml.unsafe_load(path.read_text()) for path in run.glob("*/args.yml")]  # as RL-Zoo's enjoy reads them
+    return any(dict(arguments).get("trained_agent") for arguments in found)
+
+
 def normalize(returns: Array, env: str) -> Array:
     """Returns as scores: 0 is the random policy, 1 a good on-policy agent (:data:`REFERENCE_SCORES`)."""
     random, good = REFERENCE_SCORES[env]
@@ -123,20 +136,33 @@ def normalize(returns: Array, env: str) -> Array:
 
 
 def final_scores(runs: Runs) -> dict[str, Array]:
-    """Normalised returns of the last evaluations by algorithm, ``[runs, environments]``.
+    """Normalised returns of the last evaluations that all algorithms share, by algorithm, ``[runs, environments]``.
 
     Aggregates need the same environments for all, and as many runs on each: what had to be left out is printed.
     """
     algos = list(dict.fromkeys(algo for algo, _ in runs))
     envs = list(dict.fromkeys(env for _, env in runs))
-    usable = [env for env in envs if env in REFERENCE_SCORES and all((algo, env) in runs for algo in algos)]
+    usable: dict[str, int] = {}  # environment -> timestep of the scores
     for env in envs:
-        if env not in usable:
-            why = "no reference score" if env not in REFERENCE_SCORES else "not run by every algorithm"
-            print(f"not in the aggregates: {env} ({why})")
+        timesteps = [runs[algo, env][0] for algo in algos if (algo, env) in runs]
+        shared_steps = functools.reduce(np.intersect1d, timesteps)
+        if env not in REFERENCE_SCORES:
+            print(f"not in the aggregates: {env} (no reference score)")
+        elif len(timesteps) < len(algos):
+            print(f"not in the aggregates: {env} (not run by every algorithm)")
+        elif not len(shared_steps):
+            print(f"not in the aggregates: {env} (algorithms never evaluated at the same timestep)")
+        else:
+            usable[env] = shared_steps[-1]
+            longer = [algo for algo in algos if runs[algo, env][0][-1] > usable[env]]
+            if longer:
+                print(f"{env}: compared at timestep {usable[env]}, the last that all have; longer: {', '.join(longer)}")
     scores = {}
     for algo in algos if usable else []:
-        last = {env: normalize(runs[algo, env][1][:, -1], env) for env in usable}
+        last = {
+            env: normalize(returns[:, steps.searchsorted(usable[env])], env)
+            for env, (steps, returns) in ((env, runs[algo, env]) for env in usable)
+        }
         shared = min(len(values) for values in last.values())
         scores[algo] = np.stack([values[:shared] for values in last.values()], axis=1)
         print(f"{algo}: {_count(scores[algo])} on each of {', '.join(usable)}")
