@@ -601,12 +601,17 @@ def check_algorithms_are_compared_at_the_timestep_that_all_have() -> None:
     write("dg/CartPole-v1_2", 300, 0.3, trained_agent="dg/CartPole-v1_1/CartPole-v1.zip")
     write("dg/mine-Cart-v1_1", 500, 0.1)
     write("pg/CartPole-v1_1", 300, 0.2)
+    write("pg/CartPole-v1_2", 200, 9.9)
+    Path("compared/pg/CartPole-v1_2/CartPole-v1/args.yml").write_text("trained_agent: [")  # torn by a kill
     with contextlib.redirect_stdout(io.StringIO()) as output:
         scores = final_scores(load_runs(Path("compared"), envs=["CartPole-v1"]))
     for algo, value in (("dg", 30.0), ("pg", 60.0)):
         assert scores[algo] == pytest.approx(normalize(np.array([[value]]), "CartPole-v1"))
     assert "CartPole-v1: compared at timestep 300, the last that all have; longer: dg" in output.getvalue()
     assert "dg/CartPole-v1_2/evaluations.npz: it continues another run" in output.getvalue()
+    assert "skipped compared/pg/CartPole-v1_2/evaluations.npz: while parsing" in output.getvalue()
+    Path("compared/pg/CartPole-v1_1/CartPole-v1/args.yml").write_text("")
+    assert ("pg", "CartPole-v1") in load_runs(Path("compared"))
     assert list(load_runs(Path("compared"), envs=["mine/Cart-v1"])) == [("dg", "mine-Cart-v1")]
 
 

@@ -105,7 +105,7 @@ def load_runs(folder: Path, algos: list[str] | None = None, envs: list[str] | No
                     continue
                 with np.load(path) as file:
                     found[algo, env].append((file["timesteps"], file["results"].mean(axis=1)))
-            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, yaml.YAMLError) as error:
                 print(f"skipped {path}: {error}")
     if not found:
         raise ValueError(f"no evaluations of {algos or 'any algorithm'} on {envs or 'any environment'} in {folder}")
@@ -126,7 +126,7 @@ def load_runs(folder: Path, algos: list[str] | None = None, envs: list[str] | No
 def _continues(run: Path) -> bool:
     """Whether RL-Zoo's ``-i`` began it."""
     found = [yaml.unsafe_load(path.read_text()) for path in run.glob("*/args.yml")]  # as RL-Zoo's enjoy reads them
-    return any(dict(arguments).get("trained_agent") for arguments in found)
+    return any(dict(arguments or {}).get("trained_agent") for arguments in found)
 
 
 def normalize(returns: Array, env: str) -> Array:
