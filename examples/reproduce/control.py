@@ -249,8 +249,8 @@ def improvements(scores: dict[str, Array]) -> dict[str, str]:
 
     :param scores: method -> ``[seeds, tasks]``
     """
-    loops = {method: method.removeprefix("pg").removeprefix("dg") for method in scores}
-    compared = {method: f"dg{loop}" if loop in ("_once", "_clip") else "dg" for method, loop in loops.items()}
+    loops = ("_once", "_clip")
+    compared = {method: next((f"dg{loop}" for loop in loops if method.endswith(loop)), "dg") for method in scores}
     pairs = {method: (scores[dg], scores[method]) for method, dg in compared.items() if dg != method and dg in scores}
     found = plots.improvements(pairs) if pairs else {}
     return {method: f"{chance:.2f} [{low:.2f}, {high:.2f}]" for method, (chance, low, high) in found.items()}

@@ -128,17 +128,17 @@ class ZooManager(ExperimentManager):
         agents = self._settings_of_the_agent()
         if agents:
             self.custom_hyperparams = {**agents, **(self.custom_hyperparams or {})}
-        both = super().read_hyperparameters()
-        for hyperparams in both:
-            for name in hyperparams.keys() - (self.custom_hyperparams or {}).keys() if agents else ():
-                del hyperparams[name]
+        hyperparams, saved = super().read_hyperparameters()
+        of_the_file_alone = hyperparams.keys() - (self.custom_hyperparams or {}).keys() if agents else set()
+        for each in (hyperparams, saved):
+            for name in of_the_file_alone:
+                del each[name]
             if self.n_timesteps > 0:
-                hyperparams.setdefault("n_timesteps", self.n_timesteps)
-            n_envs = hyperparams.get("n_envs", 1)
-            require(is_whole(n_envs), "n_envs", n_envs, "a whole number, 1 or more")
-        if self._eval_env_kwargs_args is None:
-            self.eval_env_kwargs = both[0].get("env_kwargs") or self.env_kwargs
-        return both
+                each.setdefault("n_timesteps", self.n_timesteps)
+        n_envs = hyperparams.get("n_envs", 1)
+        require(is_whole(n_envs), "n_envs", n_envs, "a whole number, 1 or more")
+        self.eval_env_kwargs = self._eval_env_kwargs_args or hyperparams.get("env_kwargs") or self.env_kwargs
+        return hyperparams, saved
 
     def _add_env_kwargs(self, earlier: dict[str, Any]) -> None:
         """Those of a study or an agent, below those of this command; they are kept for ``enjoy``."""
@@ -147,7 +147,6 @@ class ZooManager(ExperimentManager):
             **(earlier.get("eval_env_kwargs") or {}),
             **(self._eval_env_kwargs_args or {}),
         } or None
-        self.eval_env_kwargs = self._eval_env_kwargs_args or self.env_kwargs
         self.args.env_kwargs = self.env_kwargs or None
 
     def _settings_of_the_agent(self) -> dict[str, Any]:
