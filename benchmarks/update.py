@@ -35,7 +35,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from tqdm import tqdm
 
 from benchmarks.records import append_rows, provenance
-from benchmarks.workloads import ARMS, WORKLOADS
+from benchmarks.workloads import ARMS, LARGE, WORKLOADS
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = [
@@ -78,7 +78,7 @@ def seconds(work: Callable[[], Any], device: str, at_least: float = 0.5) -> floa
 
 def prepare(workload: str, arm: str, device: str) -> OnPolicyAlgorithm:
     """A model with a full rollout, its first update behind it."""
-    model = ARMS[arm][1](WORKLOADS[workload], device)
+    model = ARMS[arm][1]((WORKLOADS | LARGE)[workload], device)
     model.learn(model.n_steps * model.n_envs)
     model.set_logger(configure(None, []))
     return model
@@ -181,7 +181,7 @@ def ratios(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
     with path.open() as file:
         rows = list(csv.DictReader(file))
     table: dict[str, dict[str, dict[str, Any]]] = {}
-    for workload in WORKLOADS:
+    for workload in WORKLOADS | LARGE:
         runs = [row for row in rows if row["workload"] == workload]
         runs = [row for row in runs if row["run"] == max(row["run"] for row in runs)]
         for arm in dict.fromkeys(row["arm"] for row in runs):
@@ -236,7 +236,7 @@ def setup() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
+    parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS | LARGE), default=list(WORKLOADS))
     parser.add_argument(
         "--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="ARM", help=", ".join(ARMS)
     )

@@ -57,22 +57,24 @@ TOKENS = gym.spaces.Box(0, 63, (32,), np.int64)
 WIDE = {"net_arch": {"pi": [256, 256], "vf": [256, 256]}}
 IMAGES: dict[str, Any] = {"n_steps": 128, "batch_size": 256, "ppo_epochs": 4}
 
+TRANSFORMER: dict[str, Any] = {
+    "features_extractor_class": CausalTransformer,
+    "features_extractor_kwargs": {"layers": 4, "width": 256, "heads": 4, "feedforward": 1024},
+    "net_arch": [],
+}
+
 WORKLOADS = {
     "mlp64": Workload(VECTOR, TORQUES),
     "mlp256": Workload(VECTOR, TORQUES, policy_kwargs=WIDE, batch_size=512),
     "cnn_shared": Workload(PIXELS, BUTTONS, "CnnPolicy", **IMAGES),
     "cnn_separate": Workload(PIXELS, BUTTONS, "CnnPolicy", {"share_features_extractor": False}, **IMAGES),
-    "transformer": Workload(
-        TOKENS,
-        BUTTONS,
-        policy_kwargs={
-            "features_extractor_class": CausalTransformer,
-            "features_extractor_kwargs": {"layers": 4, "width": 256, "heads": 4, "feedforward": 1024},
-            "net_arch": [],
-        },
-        n_steps=64,
-        batch_size=128,
-        ppo_epochs=4,
+    "transformer": Workload(TOKENS, BUTTONS, "MlpPolicy", TRANSFORMER, n_steps=64, batch_size=128, ppo_epochs=4),
+}
+# Minibatches that fill a GPU; on one CPU thread an update takes minutes.
+LARGE = {
+    "cnn_large": Workload(PIXELS, BUTTONS, "CnnPolicy", n_envs=64, n_steps=128, batch_size=2048, ppo_epochs=4),
+    "transformer_large": Workload(
+        TOKENS, BUTTONS, "MlpPolicy", TRANSFORMER, n_envs=64, n_steps=64, batch_size=1024, ppo_epochs=4
     ),
 }
 

@@ -1,14 +1,19 @@
 """On a GPU: the rollout lives there, and the results are those of the CPU."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.logger import configure
 
 from sb3_delight import DG, KondoDG, PolicyGradient, objectives
+from sb3_delight.actors import LocalActors
 from sb3_delight.buffers import flat_rollout
+from tests.envs import AnySpaces
 
 pytestmark = [
     pytest.mark.gpu,
@@ -86,6 +91,53 @@ def test_an_update_that_fails_is_undone_there_too() -> None:
     with pytest.raises(ValueError, match="NaN or inf reward"):
         model.train()
     assert all(torch.equal(a, b) for a, b in zip(before, model.policy.parameters(), strict=True))
+
+
+POINT = spaces.Box(-1.0, 1.0, (3,), np.float32)
+FORCE = spaces.Box(-1.0, 1.0, (2,), np.float32)
+KINDS: list[tuple[str, spaces.Space[Any], spaces.Space[Any], dict[str, Any]]] = [
+    ("CnnPolicy", spaces.Box(0, 255, (1, 36, 36), np.uint8), spaces.Discrete(3), {}),
+    ("MultiInputPolicy", spaces.Dict({"point": POINT, "room": spaces.Discrete(4)}), spaces.Discrete(3), {}),
+    ("MlpPolicy", POINT, spaces.MultiDiscrete([2, 3]), {}),
+    ("MlpPolicy", POINT, spaces.MultiBinary(4), {}),
+    ("MlpPolicy", POINT, FORCE, {"use_sde": True, "sde_sample_freq": 4}),
+    ("MlpPolicy", POINT, FORCE, {"surprisal_baseline": "mode", "clip_range": 0.2}),
+]
+
+
+@pytest.mark.parametrize(("policy", "observations", "actions", "arguments"), KINDS)
+@pytest.mark.parametrize("cls", [DG, KondoDG])
+def test_a_model_trained_there_plays_and_goes_on_here(
+    cls: type[DG],
+    policy: str,
+    observations: spaces.Space[Any],
+    actions: spaces.Space[Any],
+    arguments: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    env = AnySpaces(observations, actions)
+    model = cls(policy, env, n_steps=32, batch_size=16, n_epochs=2, device="cuda", seed=0, **arguments).learn(96)
+    model.save(tmp_path / "model")
+    loaded = cls.load(tmp_path / "model", env=env, device="cpu")
+    for one, other in zip(model.policy.parameters(), loaded.policy.parameters(), strict=True):
+        assert torch.equal(one.cpu(), other)
+    for _ in range(5):
+        observation = observations.sample()
+        there, here = (each.predict(observation, deterministic=True)[0] for each in (model, loaded))
+        np.testing.assert_allclose(there, here, rtol=1e-3, atol=1e-4)
+    assert loaded.learn(32, reset_num_timesteps=False).num_timesteps == 128
+
+
+def test_actors_leave_its_generator_alone_and_feed_it() -> None:
+    model = DG("MlpPolicy", "CartPole-v1", n_steps=32, device="cuda", seed=0, actors=LocalActors(2))
+    torch.rand(1, device="cuda")  # the actor's seed is the model's: without this it would hide
+    before = torch.cuda.get_rng_state()
+    LocalActors().start(model)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    start = [parameter.detach().clone() for parameter in model.policy.parameters()]
+    model.learn(128)
+    assert all(tensor.is_cuda for tensor in flat_rollout(model.rollout_buffer) if isinstance(tensor, torch.Tensor))
+    assert not all(torch.equal(a, b) for a, b in zip(start, model.policy.parameters(), strict=True))
 
 
 def test_the_gate_reads_nothing_back() -> None:
