@@ -1,7 +1,7 @@
 """Time the update and the whole loop against stock stable-baselines3, paired in one run.
 
     python -m benchmarks.update [--workloads mlp64 cnn_shared ...] [--arms "baselines.PPO" ...] [--repeats 7]
-        [--device cpu|cuda] [--plot-only]
+        [--device cpu|cuda] [--plot-only]    # the large workloads only by name
 
 Every repeat times every arm once, in a new order, and its reference just before or just after it: a busy machine slows
 both, and a ratio is of such a pair.
@@ -114,7 +114,7 @@ def count(model: OnPolicyAlgorithm, device: str) -> dict[str, float]:
             torch.cuda.set_sync_debug_mode("warn")
             model.train()
             torch.cuda.set_sync_debug_mode("default")
-        reads = float(sum("synchroniz" in str(warning.message) for warning in caught))
+        reads = float(sum("called a synchronizing" in str(warning.message) for warning in caught))
     else:
         model.train()
     for hook in hooks:
@@ -186,7 +186,8 @@ def ratios(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
         runs = [row for row in runs if row["run"] == max(row["run"] for row in runs)]
         for arm in dict.fromkeys(row["arm"] for row in runs):
             mine = [row for row in runs if row["arm"] == arm]
-            entry: dict[str, Any] = {key: float(mine[0][key]) for key in ("rows_forward", "gradient_steps", "peak_mib")}
+            costs = ("rows_forward", "gradient_steps", "peak_mib", "host_reads")
+            entry: dict[str, Any] = {key: float(mine[0][key]) for key in costs}
             for phase in ("update_seconds", "loop_seconds"):
                 paired = [float(row[f"reference_{phase}"]) / float(row[phase]) for row in mine]
                 entry[phase] = np.quantile(paired, [0.25, 0.5, 0.75]).round(2).tolist()
@@ -197,21 +198,24 @@ def ratios(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
 
 def print_table(table: dict[str, dict[str, dict[str, Any]]]) -> None:
     for workload, arms in table.items():
-        print(f"\n{workload}: speed relative to the reference, median [quartiles]; rows and steps of one update")
+        print(f"\n{workload}: speed relative to the reference, median [quartiles]; costs of one update")
         for arm in (arm for arm in ARMS if arm in arms):
             entry = arms[arm]
             update, loop = (
                 f"{m:5.2f} [{a:.2f}, {b:.2f}]" for a, m, b in (entry["update_seconds"], entry["loop_seconds"])
             )
+            reads = f" {entry['host_reads']:5.0f} reads" if entry["host_reads"] >= 0 else ""  # nan on a CPU
             print(
-                f"  {arm:34} vs {entry['reference']:9}  update {update}  loop {loop}  "
-                f"{entry['rows_forward']:7.0f} rows {entry['gradient_steps']:4.0f} steps {entry['peak_mib']:7.1f} MiB"
+                f"  {arm:34} vs {entry['reference']:9}  update {update}  loop {loop}  {entry['rows_forward']:7.0f} rows "
+                f"{entry['gradient_steps']:4.0f} steps {entry['peak_mib']:7.1f} MiB{reads}"
             )
 
 
 def draw(table: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
     """One panel a workload: speed of the update relative to each arm's reference."""
-    figure, panels = plt.subplots(1, len(table), figsize=(3.4 * len(table), 7), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(
+        1, len(table), figsize=(3.6 + 2.6 * len(table), 7), sharey=True, squeeze=False, layout="constrained"
+    )
     names = [arm for arm in reversed(ARMS) if arm != ARMS[arm][0] and any(arm in arms for arms in table.values())]
     for axes, (workload, arms) in zip(panels[0], table.items(), strict=True):
         timed = [arm for arm in names if arm in arms]  # not every workload need have every arm
@@ -223,8 +227,7 @@ def draw(table: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
         axes.axvline(1, color="black", linewidth=0.8)
         axes.set_yticks(np.arange(len(names)), [f"{arm} / {ARMS[arm][0]}" for arm in names])
         axes.set(title=workload, xlabel="times the reference's speed")
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="upper left")
-    figure.tight_layout()
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
