@@ -204,7 +204,8 @@ def print_table(table: dict[str, dict[str, dict[str, Any]]]) -> None:
             update, loop = (
                 f"{m:5.2f} [{a:.2f}, {b:.2f}]" for a, m, b in (entry["update_seconds"], entry["loop_seconds"])
             )
-            costs = f"{entry['rows_forward']:7.0f} rows {entry['gradient_steps']:4.0f} steps {entry['peak_mib']:7.1f} MiB"
+            costs = f"{entry['rows_forward']:7.0f} rows {entry['gradient_steps']:4.0f} steps"
+            costs += f" {entry['peak_mib']:7.1f} MiB"
             if entry["host_reads"] >= 0:  # not on a CPU
                 costs += f" {entry['host_reads']:5.0f} reads"
             print(f"  {arm:34} vs {entry['reference']:9}  update {update}  loop {loop}  {costs}")
