@@ -1,6 +1,7 @@
 """The control benchmark: equal arms, levers that change one thing, and references with their published settings."""
 
 import dataclasses
+import importlib
 import itertools
 import math
 import sys
@@ -67,13 +68,15 @@ def test_methods_of_ours_share_every_setting(env: str) -> None:
 
 def test_dg_is_trained_with_the_settings_that_are_packaged() -> None:
     blocks = control.zoo_config("dg")
-    for env, task in control_tasks.MUJOCO.items():
+    for env, task in (control_tasks.MUJOCO | control_tasks.MINATAR).items():
         (arm,) = (arm for arm in control.arms(task) if arm.method == "dg")
-        model: Any = control.make_model(arm, make_vec_env("Pendulum-v1", arm.n_envs), 0)
-        block = {key: value for key, value in blocks[env].items() if key not in ("normalize", "policy")}
+        model: Any = control.make_model(dataclasses.replace(arm, cnn=False), make_vec_env("Pendulum-v1", arm.n_envs), 0)
+        block = {key: value for key, value in blocks[env].items() if key != "policy"}
+        assert block.pop("normalize", False) == arm.normalize_env
         assert block.pop("n_timesteps") == arm.updates
         assert block.pop("gamma", 0.99) == model.gamma
-        assert block.pop("policy_kwargs") == f"dict(log_std_init={arm.log_std_init:g})"
+        networks = eval(block.pop("policy_kwargs"), {"importlib": importlib})  # as RL-Zoo reads it
+        assert networks == (control_tasks.SHARED_CNN if arm.cnn else {"log_std_init": arm.log_std_init})
         for name, value in block.items():
             found = getattr(model, name)
             assert (found(1.0) if callable(found) else found) == value, (env, name)

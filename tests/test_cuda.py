@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from envs import AnySpaces
 from gymnasium import spaces
 from stable_baselines3.common.logger import configure
 
 from sb3_delight import DG, KondoDG, PolicyGradient, objectives
 from sb3_delight.actors import LocalActors
 from sb3_delight.buffers import flat_rollout
-from tests.envs import AnySpaces
 
 pytestmark = [
     pytest.mark.gpu,

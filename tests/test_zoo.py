@@ -357,9 +357,8 @@ def check_every_block_of_every_configuration_builds() -> None:
     import yaml
     from rl_zoo3 import ALGOS
     from rl_zoo3.exp_manager import ExperimentManager
-    from torch import nn
 
-    from sb3_delight.zoo.manager import packaged_config
+    from sb3_delight.zoo.manager import evaluated, packaged_config
 
     mujoco = {f"{name}-v5" for name in ("HalfCheetah", "Hopper", "Walker2d", "Ant", "Swimmer", "Reacher")}
     mujoco |= {"InvertedPendulum-v5", "InvertedDoublePendulum-v5"}
@@ -374,8 +373,8 @@ def check_every_block_of_every_configuration_builds() -> None:
             for handled_by_the_zoo in ("n_envs", "n_timesteps", "normalize", "env_wrapper", "frame_stack"):
                 arguments.pop(handled_by_the_zoo, None)
             arguments["policy"] = arguments["policy"].replace("Cnn", "Mlp")
-            arguments["policy_kwargs"] = eval(arguments.pop("policy_kwargs", "{}"), {"dict": dict, "nn": nn})
-            ALGOS[algo](env="Pendulum-v1", **arguments)
+            arguments["policy_kwargs"] = evaluated(arguments.pop("policy_kwargs", {}))
+            ALGOS[algo](env=env_id if env_id.startswith("MinAtar/") else "Pendulum-v1", **arguments)
     assert packaged_config("ppo", "CartPole-v1") is None, "RL-Zoo's own settings are the ones to use"
 
 
@@ -443,16 +442,20 @@ def check_a_trial_normalizes_by_its_own_gamma_and_nan_prunes_it() -> None:
 
     seen: list[tuple[float, float]] = []
     settings: list[tuple[Any, ...]] = []
+    networks: list[Any] = []
     learn = DG.learn
     Path("mine.yml").write_text(
-        "default: {n_envs: 2, n_timesteps: 300, policy: MlpPolicy, normalize: true, advantage_scaling: standardize}"
+        "default: {n_envs: 2, n_timesteps: 300, policy: MlpPolicy, normalize: true, advantage_scaling: standardize, "
+        "policy_kwargs: 'dict(ortho_init=False, net_arch=[8], optimizer_class=th.optim.Adamax)'}"
     )
 
     def learn_and_look(self: Any, *args: Any, **kwargs: Any) -> Any:
         normalization = self.get_vec_normalize_env()
         assert isinstance(normalization, VecNormalize)
         seen.append((self.gamma, normalization.gamma))
-        settings.append((self.surprisal_clip, self.n_envs, self.advantage_scaling, args[0]))
+        kept = self.policy.ortho_init, type(self.policy.optimizer).__name__
+        settings.append((self.surprisal_clip, self.n_envs, self.advantage_scaling, args[0], *kept))
+        networks.append(self.policy.net_arch)
         if len(seen) == 2:
             raise ValueError("NaN or inf reward in the rollout")
         return learn(self, *args, **kwargs)
@@ -463,7 +466,8 @@ def check_a_trial_normalizes_by_its_own_gamma_and_nan_prunes_it() -> None:
     zoo("train", "--env", "Pendulum-v1", "--study-name", "gammas", "--trial-id", "0", "--eval-freq", "-1")
     DG.learn = learn  # type: ignore[method-assign]
     assert len(seen) == 4
-    assert settings == [(3.0, 2, "standardize", 600)] * 4
+    assert settings == [(3.0, 2, "standardize", 600, False, "Adamax")] * 4
+    assert networks[3] == networks[0] != [8]
     assert all(algorithm == normalization for algorithm, normalization in seen)
     assert len(set(seen[:3])) == 3
     assert seen[3] == seen[0]

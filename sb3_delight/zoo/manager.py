@@ -13,6 +13,7 @@ import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from rl_zoo3 import exp_manager
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from sqlalchemy.exc import DatabaseError
@@ -71,11 +72,31 @@ def settled(study: optuna.Study, but: int | None = None) -> dict[str, Any]:
     return setting
 
 
+def evaluated(policy_kwargs: str | dict[str, Any]) -> dict[str, Any]:
+    """As RL-Zoo reads them."""
+    if isinstance(policy_kwargs, str):
+        policy_kwargs = eval(policy_kwargs, vars(exp_manager))
+    return policy_kwargs  # type: ignore[return-value]
+
+
+class Configured(dict[str, Any]):
+    """Settings of a configuration, which RL-Zoo copies and updates by those of a trial."""
+
+    def copy(self) -> "Configured":
+        return Configured(self)
+
+    def update(self, sampled: dict[str, Any]) -> None:  # type: ignore[override]
+        """As of a dict, but ``policy_kwargs`` one by one."""
+        networks = {**self.get("policy_kwargs", {}), **sampled.get("policy_kwargs", {})}
+        super().update(sampled, policy_kwargs=networks)
+
+
 class ZooManager(ExperimentManager):
     """RL-Zoo's manager with these differences:
 
     - without ``-conf``, the packaged configuration (:func:`packaged_config`);
     - a study with a name but no ``--storage`` is kept (:func:`default_storage`), hence can be resumed;
+    - a trial keeps the ``policy_kwargs`` of a configuration that it does not sample, a features extractor, say;
     - a trial's VecNormalize discounts by the trial's gamma, so that ``--trial-id`` trains what was scored;
     - ``--trial-id`` trains with what else the sweep was given and the command is not (``-conf``, ``-params``,
       ``--env-kwargs``, ``-n``); ``--trial-id 0`` is a trial; one that does not exist, or of another environment, is an
@@ -103,6 +124,7 @@ class ZooManager(ExperimentManager):
 
         :raises ValueError: if ``--trial-id`` names no trial, or one of another algorithm or environment
         """
+        networks: dict[str, Any] = {}  # of the trial
         if self.trial_id is not None:
             if not (self.storage and self.study_name):
                 raise ValueError("--trial-id needs --study-name")
@@ -118,8 +140,10 @@ class ZooManager(ExperimentManager):
             if not params:
                 raise ValueError(f"--trial-id {self.trial_id}: the trial ended before it had settings")
             trained = HYPERPARAMS_CONVERTER[self.algo](params)
-            given = setting.get("hyperparams") or {}
-            self.custom_hyperparams = {**given, **trained, **(self.custom_hyperparams or {})}
+            given, own = setting.get("hyperparams") or {}, self.custom_hyperparams or {}
+            if "policy_kwargs" not in own:
+                networks = trained.pop("policy_kwargs", {})
+            self.custom_hyperparams = {**given, **trained, **own}
             self._add_env_kwargs(setting)
             self.config = self.args.conf_file or setting.get("conf_file") or self.config
             if self.n_timesteps <= 0:
@@ -129,6 +153,9 @@ class ZooManager(ExperimentManager):
         if agents:
             self.custom_hyperparams = {**agents, **(self.custom_hyperparams or {})}
         hyperparams, saved = super().read_hyperparameters()
+        if networks:
+            for each in (hyperparams, saved):
+                each["policy_kwargs"] = {**evaluated(each.get("policy_kwargs") or {}), **networks}
         of_the_file_alone = hyperparams.keys() - (self.custom_hyperparams or {}).keys() if agents else set()
         for each in (hyperparams, saved):
             for name in of_the_file_alone:
@@ -210,6 +237,7 @@ class ZooManager(ExperimentManager):
             trial, self.n_actions, self.n_envs, {"using_her_replay_buffer": False, "her_kwargs": {}}
         )
         manager = copy.copy(self)  # trials of --n-jobs run in threads
+        manager._hyperparams = Configured(self._hyperparams)
         if "gamma" in sampled:
             manager.normalize_kwargs = {**self.normalize_kwargs, "gamma": sampled["gamma"]}
         try:

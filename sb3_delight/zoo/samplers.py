@@ -88,8 +88,7 @@ def suggest_iwpg(trial: optuna.Trial, _: int) -> None:
 def convert(params: dict[str, Any]) -> dict[str, Any]:
     """A trial's parameters as arguments of its algorithm, readable in a saved ``config.yml``.
 
-    What depends on a choice is complete, ``policy_kwargs`` included: RL-Zoo would keep a configuration's other keys of
-    the gate, and drop its other ``policy_kwargs``.
+    What depends on a choice is complete: a configuration's other keys of the gate would be kept.
     """
     # First what held where it was not searched yet: a study of that time is repeated as it was.
     arguments: dict[str, Any] = {"batch_size": None, "n_epochs": 1, "clip_range": None, "surprisal_baseline": "none"}
