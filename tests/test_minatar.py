@@ -11,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_delight import DG, KondoDG
+from sb3_delight.actors import LocalActors
 from sb3_delight.envs import minatar
 from sb3_delight.envs.minatar import MinAtarCNN
 
@@ -66,6 +67,12 @@ def test_the_network_has_the_size_of_the_paper_and_reads_channels_last() -> None
     brick[0, 0, 9, 3] = 1
     moved = (filters(brick.permute(0, 3, 1, 2)) - filters(blank.permute(0, 3, 1, 2))).abs().amax(dim=(0, 1)).nonzero()
     assert moved.tolist() == [[0, 7]]
+
+
+def test_actors_make_the_games_again() -> None:
+    env = gym.make("MinAtar/Asterix-v1", sticky_action_prob=0.0)
+    model = DG("MlpPolicy", env, n_steps=8, policy_kwargs=POLICY, device="cpu", actors=LocalActors(1))
+    assert model.learn(32).num_timesteps == 32
 
 
 def test_the_network_learns_to_move_through_the_algorithms() -> None:

@@ -463,11 +463,17 @@ def check_a_trial_normalizes_by_its_own_gamma_and_nan_prunes_it() -> None:
     DG.learn = learn_and_look  # type: ignore[method-assign]
     zoo("train", "-optimize", "--no-optim-plots", "--env", "Pendulum-v1", "-n", "600", "--eval-episodes", "1",
         "--n-trials", "3", "--study-name", "gammas", "-conf", "mine.yml", "-params", "surprisal_clip:3.0")  # fmt: skip
-    zoo("train", "--env", "Pendulum-v1", "--study-name", "gammas", "--trial-id", "0", "--eval-freq", "-1")
+    again = ("train", "--env", "Pendulum-v1", "--study-name", "gammas", "--trial-id", "0", "--eval-freq", "-1")
+    zoo(*again)
+    zoo("best", "--study-name", "gammas", "--top", "2", "--seeds", "1", "--eval-episodes", "1")
+    zoo(*again, "-params", "surprisal_clip:3.0", "policy_kwargs:'dict(ortho_init=True)'")
     DG.learn = learn  # type: ignore[method-assign]
-    assert len(seen) == 4
-    assert settings == [(3.0, 2, "standardize", 600, False, "Adamax")] * 4
-    assert networks[3] == networks[0] != [8]
+    assert len(seen) == 7
+    assert settings[:6] == [(3.0, 2, "standardize", 600, False, "Adamax")] * 6
+    assert settings[6] == (3.0, 2, "standardize", 600, True, "Adamax")
+    assert networks[3] == networks[6] == networks[0] != [8]
+    assert sorted(map(str, networks[4:6])) == sorted(map(str, (networks[0], networks[2])))
+    assert sorted(seen[4:6]) == sorted((seen[0], seen[2]))
     assert all(algorithm == normalization for algorithm, normalization in seen)
     assert len(set(seen[:3])) == 3
     assert seen[3] == seen[0]
@@ -476,6 +482,18 @@ def check_a_trial_normalizes_by_its_own_gamma_and_nan_prunes_it() -> None:
     journal = optuna.storages.journal.JournalFileBackend("logs/gammas.log")
     study = optuna.load_study(study_name="gammas", storage=optuna.storages.JournalStorage(journal))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "COMPLETE"]
+    Path("mine.yml").write_text(Path("mine.yml").read_text().replace("n_envs: 2", "n_envs: 3"))
+    sweep = ("train", "-optimize", "--env", "Pendulum-v1", "-n", "600", "--eval-episodes", "1", "--n-trials", "1")
+    resumed = (*sweep, "--study-name", "gammas", "-conf", "mine.yml", "-params", "surprisal_clip:3.0")
+    best = ("best", "--study-name", "gammas", "--top", "2", "--seeds", "2", "--eval-episodes", "1")
+    for command in (again, resumed, best):
+        with pytest.raises(SystemExit, match=r"mine.yml has changed since the study began: n_envs was 2 .*, and is 3"):
+            zoo(*command)
+    zoo(*again, "-params", "n_envs:2")
+    Path("mine.yml").write_text("default: {n_envs: 2, n_timesteps: 300, policy: MlpPolicy, policy_kwargs: null}")
+    zoo(*sweep, "--study-name", "null", "-conf", "mine.yml", "--no-optim-plots")
+    with pytest.raises(SystemExit, match="-params rollout_buffer_class: a study cannot keep"):
+        zoo(*sweep, "--study-name", "class", "-params", "rollout_buffer_class:sb3.common.buffers.RolloutBuffer")
 
 
 def check_best_bears_a_failing_run_slashes_and_packages() -> None:

@@ -54,8 +54,12 @@ class MinAtarCNN(BaseFeaturesExtractor):
         return features
 
 
-class _SeededReset(gym.Wrapper[Any, Any, Any, Any]):
+class _SeededReset(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
     """Forgets the last action between episodes: the game keeps it, and a sticky first step would outlive a seed."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self)  # actors make the environment again
+        super().__init__(env)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self.get_wrapper_attr("game").last_action = 0

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import sync_envs_normalization
@@ -126,7 +125,7 @@ def _run(
             env_id,
             str(folder),
             n_timesteps=setting["n_timesteps"],
-            hyperparams={**(setting["hyperparams"] or {}), **HYPERPARAMS_CONVERTER[algo](trial.params)},
+            trial=trial,
             env_kwargs=setting["env_kwargs"],
             eval_env_kwargs=setting["eval_env_kwargs"],
             config=setting["conf_file"],

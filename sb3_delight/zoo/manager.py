@@ -3,8 +3,10 @@
 import contextlib
 import copy
 import json
+import re
 import shutil
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +14,7 @@ import optuna
 import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from rl_zoo3 import exp_manager
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
@@ -72,11 +74,16 @@ def settled(study: optuna.Study, but: int | None = None) -> dict[str, Any]:
     return setting
 
 
-def evaluated(policy_kwargs: str | dict[str, Any]) -> dict[str, Any]:
+def evaluated(policy_kwargs: str | dict[str, Any] | None) -> dict[str, Any]:
     """As RL-Zoo reads them."""
     if isinstance(policy_kwargs, str):
         policy_kwargs = eval(policy_kwargs, vars(exp_manager))
-    return policy_kwargs  # type: ignore[return-value]
+    return policy_kwargs or {}  # type: ignore[return-value]
+
+
+def as_json(value: Any) -> Any:
+    """As a study keeps it; of an object its text, less an address, which is another one in every process."""
+    return json.loads(json.dumps(value, default=lambda other: re.sub(" at 0x[0-9a-f]+", "", str(other))))
 
 
 class Configured(dict[str, Any]):
@@ -87,7 +94,7 @@ class Configured(dict[str, Any]):
 
     def update(self, sampled: dict[str, Any]) -> None:  # type: ignore[override]
         """As of a dict, but ``policy_kwargs`` one by one."""
-        networks = {**self.get("policy_kwargs", {}), **sampled.get("policy_kwargs", {})}
+        networks = {**(self.get("policy_kwargs") or {}), **sampled.get("policy_kwargs", {})}
         super().update(sampled, policy_kwargs=networks)
 
 
@@ -111,7 +118,11 @@ class ZooManager(ExperimentManager):
 
     started: ClassVar[bool] = False  #: whether training began: errors before that are the user's to read
 
-    def __init__(self, args: Any, algo: str, env_id: str, *rest: Any, **options: Any) -> None:
+    def __init__(
+        self, args: Any, algo: str, env_id: str, *rest: Any, trial: FrozenTrial | None = None, **options: Any
+    ) -> None:
+        """:param trial: one of the study that ``args`` are the setting of, to be trained again"""
+        self.trial, self.setting = trial, vars(args) if trial else {}
         options["config"] = options.get("config") or packaged_config(algo, env_id)
         super().__init__(args, algo, env_id, *rest, **options)
         if self.continue_training and self.optimize_hyperparameters:
@@ -124,38 +135,43 @@ class ZooManager(ExperimentManager):
 
         :raises ValueError: if ``--trial-id`` names no trial, or one of another algorithm or environment
         """
-        networks: dict[str, Any] = {}  # of the trial
         if self.trial_id is not None:
             if not (self.storage and self.study_name):
                 raise ValueError("--trial-id needs --study-name")
             study = open_study(self.storage, self.study_name)
             if not 0 <= self.trial_id < len(study.trials):
                 raise ValueError(f"--trial-id {self.trial_id}: {self.study_name!r} has {len(study.trials)} trials")
-            setting = study.user_attrs.get("setting", {})
+            self.setting = setting = study.user_attrs.get("setting", {})
             for flag, own in (("algo", self.algo), ("env", self.env_name.gym_id)):
                 swept = setting.get(flag, own)
                 if swept != own:
                     raise ValueError(f"--trial-id: {self.study_name!r} is a study of --{flag} {swept}, not of {own}")
-            params = study.trials[self.trial_id].params
-            if not params:
+            self.trial = study.trials[self.trial_id]
+            if not self.trial.params:
                 raise ValueError(f"--trial-id {self.trial_id}: the trial ended before it had settings")
-            trained = HYPERPARAMS_CONVERTER[self.algo](params)
-            given, own = setting.get("hyperparams") or {}, self.custom_hyperparams or {}
-            if "policy_kwargs" not in own:
-                networks = trained.pop("policy_kwargs", {})
-            self.custom_hyperparams = {**given, **trained, **own}
             self._add_env_kwargs(setting)
             self.config = self.args.conf_file or setting.get("conf_file") or self.config
             if self.n_timesteps <= 0:
                 self.n_timesteps = setting.get("n_timesteps", self.n_timesteps)
             self.trial_id = None  # done; RL-Zoo's own reading takes trial 0 for none
+        own = self.custom_hyperparams or {}
+        networks: dict[str, Any] = {}
+        if self.trial:
+            swept, sampled = self.setting.get("hyperparams") or {}, HYPERPARAMS_CONVERTER[self.algo](self.trial.params)
+            own = {name: value for name, value in own.items() if as_json(value) != swept.get(name, self)}
+            networks = {**sampled.pop("policy_kwargs", {}), **evaluated(own.pop("policy_kwargs", None))}
+            self.custom_hyperparams = {**swept, **sampled, **own}
         agents = self._settings_of_the_agent()
         if agents:
             self.custom_hyperparams = {**agents, **(self.custom_hyperparams or {})}
-        hyperparams, saved = super().read_hyperparameters()
+        # Copies: of a configuration that is a package, what follows would change the module.
+        hyperparams, saved = (copy.copy(each) for each in super().read_hyperparameters())
+        overridden = self.custom_hyperparams or {}
+        self.block = as_json({name: value for name, value in saved.items() if name not in overridden})
+        self._check_block(self.setting, but=overridden.keys())
         if networks:
             for each in (hyperparams, saved):
-                each["policy_kwargs"] = {**evaluated(each.get("policy_kwargs") or {}), **networks}
+                each["policy_kwargs"] = {**evaluated(each.get("policy_kwargs")), **networks}
         of_the_file_alone = hyperparams.keys() - (self.custom_hyperparams or {}).keys() if agents else set()
         for each in (hyperparams, saved):
             for name in of_the_file_alone:
@@ -252,12 +268,20 @@ class ZooManager(ExperimentManager):
     def _check_study(self) -> None:
         if not (self.storage and self.study_name):
             return
+        for name, value in (self.args.hyperparams or {}).items():
+            try:
+                json.dumps(value)
+            except TypeError:
+                raise ValueError(
+                    f"-params {name}: a study cannot keep {value!r}, nor repeat its trials: put it into a file, -conf"
+                ) from None
         try:
             begun = settled(open_study(self.storage, self.study_name))
         except ValueError:  # a new one
             return
+        self._check_block(begun, but=(self.custom_hyperparams or {}).keys())
         for name, value in self._setting().items():
-            if begun.get(name, value) != value:
+            if name != "block" and begun.get(name, value) != value:
                 raise ValueError(
                     f"the study {self.study_name!r} was begun with {name} {begun[name]!r}, not {value!r}: give the "
                     "same command again, or another --study-name"
@@ -267,9 +291,24 @@ class ZooManager(ExperimentManager):
         """What the `best` command needs to repeat a trial; a study keeps JSON only."""
         given = ("algo", "env", "conf_file", "hyperparams", "env_kwargs", "eval_env_kwargs", "gym_packages")
         scored = ("eval_episodes", "n_evaluations", "n_eval_envs")
-        setting = {**{name: getattr(self.args, name) for name in given + scored}, "n_timesteps": self.n_timesteps}
-        decoded: dict[str, Any] = json.loads(json.dumps(setting, default=str))
+        setting = {name: getattr(self.args, name) for name in given + scored}
+        decoded: dict[str, Any] = as_json({**setting, "n_timesteps": self.n_timesteps, "block": self.block})
         return decoded
+
+    def _check_block(self, begun: dict[str, Any], but: Collection[str]) -> None:
+        """That the configuration is still what the study was begun with, where the command gives no other.
+
+        :raises ValueError: if it is not
+        """
+        earlier = begun.get("block")
+        if earlier is None or (self.args.conf_file or self.config) != (begun.get("conf_file") or self.config):
+            return
+        for name in sorted((earlier.keys() | self.block.keys()) - but):
+            if earlier.get(name) != self.block.get(name):
+                raise ValueError(
+                    f"{self.config} has changed since the study began: {name} was {earlier.get(name)!r} for "
+                    f"{self.env_name.gym_id}, and is {self.block.get(name)!r}. Put it back, or use another --study-name"
+                )
 
     def hyperparameters_optimization(self) -> None:
         """Run a sweep, or this process's share of one.
