@@ -91,7 +91,7 @@ def delight(log_prob: Tensor, advantage: Tensor, clip: float | None = None) -> T
     :param log_prob: log-probability under the learner's current policy, ``[*]``
     :param advantage: see the module's note on shapes
     :param clip: bound on the surprisal, see :func:`surprisal`
-    :return: delight in reward x nats, ``[*]``, without gradient
+    :return: delight in reward x nats, ``[*]``, of half precision in single, without gradient
     """
     return priority("delight", log_prob, advantage, clip)
 
@@ -108,14 +108,17 @@ def priority(
     :param advantage: see the module's note on shapes
     :param clip: bound on the surprisal, see :func:`surprisal`
     :param additive_alpha: :math:`\alpha`
-    :return: score, ``[*]``, a tensor of its own (mask it in place if you like), without gradient
+    :return: score, ``[*]``, a tensor of its own (mask it in place if you like), of half precision in single, without
+        gradient
     :raises ValueError: if the name is none of these
     """
     _check_shapes(log_prob, advantage=advantage)
     if name not in PRIORITIES:
         raise ValueError(f"priority must be one of {list(PRIORITIES)}, got {name!r}")
-    score = PRIORITIES[name](surprisal(log_prob, clip), advantage, additive_alpha).expand(log_prob.shape)
-    return score.to(torch.promote_types(score.dtype, log_prob.dtype), copy=True)  # advantages may be whole numbers
+    # In half precision products overflow, and there are so few numbers that ties, which go by position, would decide.
+    wide = _wide(log_prob.dtype)
+    score = PRIORITIES[name](surprisal(log_prob, clip).to(wide), advantage, additive_alpha).expand(log_prob.shape)
+    return score.to(torch.promote_types(score.dtype, wide), copy=True)  # advantages may be whole numbers
 
 
 PRIORITIES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
@@ -124,8 +127,7 @@ PRIORITIES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "abs_advantage": lambda surprisal, advantage, _: advantage.abs(),
     "surprisal": lambda surprisal, advantage, _: surprisal,
     "additive": lambda surprisal, advantage, alpha: alpha * advantage + (1 - alpha) * surprisal,
-    # Of half precision there are so few numbers that ties, which go by position, would decide.
-    "random": lambda surprisal, advantage, _: torch.rand_like(surprisal, dtype=_wide(surprisal.dtype)),
+    "random": lambda surprisal, advantage, _: torch.rand_like(surprisal),
 }
 """Score by name: ``(surprisal, advantage, additive_alpha) -> score``."""
 
@@ -301,7 +303,7 @@ def dg_weight(log_prob: Tensor, advantage: Tensor, temperature: float = 1.0, cli
     :param advantage: see the module's note on shapes
     :param temperature: of the gate, in reward x nats
     :param clip: bound on the surprisal inside the gate
-    :return: weight in [0, 1], ``[*]``
+    :return: weight in [0, 1], ``[*]``, of half precision in single
     """
     return gate(delight(log_prob, advantage, clip), temperature)
 

@@ -703,3 +703,13 @@ def test_random_rows_of_half_precision_do_not_go_by_position() -> None:
     kept = torch.cat([top_rows(priority("random", row, row), 0.003) for _ in range(300)])
     shares = torch.bincount(kept // 1000, minlength=4) / len(kept)
     torch.testing.assert_close(shares, torch.full((4,), 0.25), atol=0.035, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_delight_of_half_precision_neither_overflows_nor_ties(dtype: torch.dtype) -> None:
+    score = delight(torch.tensor([-400.0, -500.0], dtype=dtype), torch.tensor([200.0, -300.0], dtype=dtype))
+    assert score.tolist() == [80_000.0, -150_000.0]
+    close = delight(
+        torch.tensor([-1.0, -1.0078125], dtype=torch.bfloat16).to(dtype), torch.full((2,), 3.0, dtype=dtype)
+    )
+    assert top_rows(close, 0.5).tolist() == [1]
