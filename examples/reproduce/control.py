@@ -270,15 +270,17 @@ def curves(runs: Runs) -> Figure:
         steps, values = runs.get(config, "deterministic")
         seconds = runs.get(config, "training_seconds")[1].mean(axis=0)
         for axes, x in zip(panels, (steps / 1e6, seconds), strict=False):
-            harness.band(axes, x, values, name, iqm, color=colour, linestyle=line)
+            # Bands of 19 arms would hide each other.
+            harness.band(axes, x, values, name, iqm, shaded=line == "-", color=colour, linestyle=line)
         panels[2].scatter(late[config], [place] * len(values), s=10, color=colour, alpha=0.5)
         harness.intervals(panels[2], [place], [late[config]], statistic=iqm, color=colour)
-    panels[0].set(xlabel="million environment steps", ylabel="evaluation return, interquartile mean")
+    panels[0].set(xlabel="million environment steps", ylabel="evaluation return")
     panels[1].set(xlabel="seconds of one core, without evaluation", xscale="log")
     panels[2].set(xlabel="mean of the last three evaluations")
     harness.line_each(panels[2], [label(config) for config in done])
     seeds = harness.extent([len(returns) for returns in late.values()])
-    figure.suptitle(f"{runs.configs[0].env}, {seeds} seeds")
+    title = f"{runs.configs[0].env}, {seeds} seeds: interquartile mean and, of solid lines, its 95 % interval"
+    figure.suptitle(title)
     harness.legend_below(figure, panels[0], 4)
     return figure
 

@@ -304,10 +304,13 @@ def draw(axes: Axes, runs: Runs, config: Any, metric: str, label: str, **style: 
         band(axes, steps, values, label, **style)
 
 
-def band(axes: Axes, x: Array, values: Array, label: str, statistic: Statistic = np.mean, **style: Any) -> None:
+def band(
+    axes: Axes, x: Array, values: Array, label: str, statistic: Statistic = np.mean, shaded: bool = True, **style: Any
+) -> None:
     middle, low, high = interval(values, statistic)
     (line,) = axes.plot(x, middle, label=label, **style)
-    axes.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+    if shaded:
+        axes.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
 
 
 def points(axes: Axes, x: Sequence[float], samples: Sequence[Array], label: str, **style: Any) -> None:
