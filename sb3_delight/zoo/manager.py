@@ -279,13 +279,13 @@ class ZooManager(ExperimentManager):
             begun = settled(open_study(self.storage, self.study_name))
         except ValueError:  # a new one
             return
-        self._check_block(begun, but=(self.custom_hyperparams or {}).keys())
         for name, value in self._setting().items():
             if name != "block" and begun.get(name, value) != value:
                 raise ValueError(
                     f"the study {self.study_name!r} was begun with {name} {begun[name]!r}, not {value!r}: give the "
                     "same command again, or another --study-name"
                 )
+        self._check_block(begun, but=(self.custom_hyperparams or {}).keys())
 
     def _setting(self) -> dict[str, Any]:
         """What the `best` command needs to repeat a trial; a study keeps JSON only."""
