@@ -78,7 +78,7 @@ def seconds(work: Callable[[], Any], device: str, at_least: float = 0.5) -> floa
 
 def prepare(workload: str, arm: str, device: str) -> OnPolicyAlgorithm:
     """A model with a full rollout, its first update behind it."""
-    model = ARMS[arm][1]((WORKLOADS | LARGE)[workload], device)
+    model = ARMS[arm][1](WORKLOADS[workload], device)
     model.learn(model.n_steps * model.n_envs)
     model.set_logger(configure(None, []))
     return model
@@ -181,7 +181,7 @@ def ratios(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
     with path.open() as file:
         rows = list(csv.DictReader(file))
     table: dict[str, dict[str, dict[str, Any]]] = {}
-    for workload in WORKLOADS | LARGE:
+    for workload in WORKLOADS:
         runs = [row for row in rows if row["workload"] == workload]
         runs = [row for row in runs if row["run"] == max(row["run"] for row in runs)]
         for arm in dict.fromkeys(row["arm"] for row in runs):
@@ -239,7 +239,8 @@ def setup() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS | LARGE), default=list(WORKLOADS))
+    usual = [name for name in WORKLOADS if name not in LARGE]
+    parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=usual)
     parser.add_argument(
         "--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="ARM", help=", ".join(ARMS)
     )

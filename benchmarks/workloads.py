@@ -69,14 +69,12 @@ WORKLOADS = {
     "cnn_shared": Workload(PIXELS, BUTTONS, "CnnPolicy", **IMAGES),
     "cnn_separate": Workload(PIXELS, BUTTONS, "CnnPolicy", {"share_features_extractor": False}, **IMAGES),
     "transformer": Workload(TOKENS, BUTTONS, "MlpPolicy", TRANSFORMER, n_steps=64, batch_size=128, ppo_epochs=4),
-}
-# Minibatches that fill a GPU; on one CPU thread an update takes minutes.
-LARGE = {
     "cnn_large": Workload(PIXELS, BUTTONS, "CnnPolicy", n_envs=64, n_steps=128, batch_size=2048, ppo_epochs=4),
     "transformer_large": Workload(
         TOKENS, BUTTONS, "MlpPolicy", TRANSFORMER, n_envs=64, n_steps=64, batch_size=1024, ppo_epochs=4
     ),
 }
+LARGE = {"cnn_large", "transformer_large"}  #: minibatches that fill a GPU; on one CPU thread an update takes minutes
 
 Arm = Callable[[Workload, str], OnPolicyAlgorithm]
 

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -154,13 +153,7 @@ class ZooManager(ExperimentManager):
             if self.n_timesteps <= 0:
                 self.n_timesteps = setting.get("n_timesteps", self.n_timesteps)
             self.trial_id = None  # done; RL-Zoo's own reading takes trial 0 for none
-        own = self.custom_hyperparams or {}
-        networks: dict[str, Any] = {}
-        if self.trial:
-            swept, sampled = self.setting.get("hyperparams") or {}, HYPERPARAMS_CONVERTER[self.algo](self.trial.params)
-            own = {name: value for name, value in own.items() if as_json(value) != swept.get(name, self)}
-            networks = {**sampled.pop("policy_kwargs", {}), **evaluated(own.pop("policy_kwargs", None))}
-            self.custom_hyperparams = {**swept, **sampled, **own}
+        networks = self._add_settings_of_the_trial()
         agents = self._settings_of_the_agent()
         if agents:
             self.custom_hyperparams = {**agents, **(self.custom_hyperparams or {})}
@@ -168,11 +161,11 @@ class ZooManager(ExperimentManager):
         hyperparams, saved = (copy.copy(each) for each in super().read_hyperparameters())
         overridden = self.custom_hyperparams or {}
         self.block = as_json({name: value for name, value in saved.items() if name not in overridden})
-        self._check_block(self.setting, but=overridden.keys())
+        self._check_block(self.setting)
         if networks:
             for each in (hyperparams, saved):
                 each["policy_kwargs"] = {**evaluated(each.get("policy_kwargs")), **networks}
-        of_the_file_alone = hyperparams.keys() - (self.custom_hyperparams or {}).keys() if agents else set()
+        of_the_file_alone = hyperparams.keys() - overridden.keys() if agents else set()
         for each in (hyperparams, saved):
             for name in of_the_file_alone:
                 del each[name]
@@ -182,6 +175,20 @@ class ZooManager(ExperimentManager):
         require(is_whole(n_envs), "n_envs", n_envs, "a whole number, 1 or more")
         self.eval_env_kwargs = self._eval_env_kwargs_args or hyperparams.get("env_kwargs") or self.env_kwargs
         return hyperparams, saved
+
+    def _add_settings_of_the_trial(self) -> dict[str, Any]:
+        """Put them, and what its sweep was given, below what this command gives that the sweep was not.
+
+        :return: ``policy_kwargs`` of trial and command, which go one by one over those of the configuration
+        """
+        if self.trial is None:
+            return {}
+        swept, sampled = self.setting.get("hyperparams") or {}, HYPERPARAMS_CONVERTER[self.algo](self.trial.params)
+        given = (self.custom_hyperparams or {}).items()
+        own = {name: value for name, value in given if name not in swept or as_json(value) != swept[name]}
+        networks = {**sampled.pop("policy_kwargs", {}), **evaluated(own.pop("policy_kwargs", None))}
+        self.custom_hyperparams = {**swept, **sampled, **own}
+        return networks
 
     def _add_env_kwargs(self, earlier: dict[str, Any]) -> None:
         """Those of a study or an agent, below those of this command; they are kept for ``enjoy``."""
@@ -247,7 +254,7 @@ class ZooManager(ExperimentManager):
     def objective(self, trial: optuna.Trial) -> float:
         """Train and score one trial of a sweep."""
         if not settled(trial.study, but=trial.number):
-            trial.study.set_user_attr("setting", self._setting())
+            trial.study.set_user_attr("setting", {**self._setting(), "block": self.block})
         # Optuna suggests a name once per trial: sampled again in RL-Zoo's objective, the values are these.
         sampled = HYPERPARAMS_SAMPLER[self.algo](
             trial, self.n_actions, self.n_envs, {"using_her_replay_buffer": False, "her_kwargs": {}}
@@ -280,22 +287,22 @@ class ZooManager(ExperimentManager):
         except ValueError:  # a new one
             return
         for name, value in self._setting().items():
-            if name != "block" and begun.get(name, value) != value:
+            if begun.get(name, value) != value:
                 raise ValueError(
                     f"the study {self.study_name!r} was begun with {name} {begun[name]!r}, not {value!r}: give the "
                     "same command again, or another --study-name"
                 )
-        self._check_block(begun, but=(self.custom_hyperparams or {}).keys())
+        self._check_block(begun)
 
     def _setting(self) -> dict[str, Any]:
         """What the `best` command needs to repeat a trial; a study keeps JSON only."""
         given = ("algo", "env", "conf_file", "hyperparams", "env_kwargs", "eval_env_kwargs", "gym_packages")
         scored = ("eval_episodes", "n_evaluations", "n_eval_envs")
         setting = {name: getattr(self.args, name) for name in given + scored}
-        decoded: dict[str, Any] = as_json({**setting, "n_timesteps": self.n_timesteps, "block": self.block})
+        decoded: dict[str, Any] = as_json({**setting, "n_timesteps": self.n_timesteps})
         return decoded
 
-    def _check_block(self, begun: dict[str, Any], but: Collection[str]) -> None:
+    def _check_block(self, begun: dict[str, Any]) -> None:
         """That the configuration is still what the study was begun with, where the command gives no other.
 
         :raises ValueError: if it is not
@@ -303,7 +310,7 @@ class ZooManager(ExperimentManager):
         earlier = begun.get("block")
         if earlier is None or (self.args.conf_file or self.config) != (begun.get("conf_file") or self.config):
             return
-        for name in sorted((earlier.keys() | self.block.keys()) - but):
+        for name in sorted((earlier.keys() | self.block.keys()) - (self.custom_hyperparams or {}).keys()):
             if earlier.get(name) != self.block.get(name):
                 raise ValueError(
                     f"{self.config} has changed since the study began: {name} was {earlier.get(name)!r} for "
