@@ -18,6 +18,7 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "reproduce"))
 
 import control
+import control_bonus
 import control_levers
 import control_tasks
 import control_tuning
@@ -41,6 +42,35 @@ def settings(config: Config) -> dict[str, Any]:
     names = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "vf_coef", "max_grad_norm", "surprisal_clip")
     found = {name: getattr(model, name) for name in (*names, "advantage_scaling", "extra_critic_epochs", "ent_coef")}
     return found | {"learning_rate": model.lr_schedule(0.5), "weights": sum(p.sum() for p in model.policy.parameters())}
+
+
+def test_a_bonus_and_a_temperature_of_its_size_differ_in_nothing_else() -> None:
+    for task in control_bonus.TASKS:
+        known = control.arms(task)
+        arms = control_bonus.arms(known)
+        assert [control_bonus.bonus(arm) for arm in arms] == [0.0, *control_bonus.BONUSES, *control_bonus.BONUSES]
+        alike: dict[str, Any] = {"method": "dg", "ent_coef": 0.0, "temperature": 10.0}
+        assert len({dataclasses.replace(arm, **alike) for arm in arms}) == 1
+        assert {arm.method for arm in arms if arm in known} == {"pg", "pg_entropy", "pg_more_entropy", "dg", "dg_warm"}
+        for arm in arms:
+            model = control.make_model(dataclasses.replace(arm, cnn=False), make_vec_env("CartPole-v1", 4), 0)
+            assert (model.ent_coef > 0, isinstance(model, DG)) in [(False, False), (True, False), (False, True)]
+
+
+def test_to_first_order_dg_holds_the_bonus_of_its_temperature() -> None:
+    """Where advantages have mean 0 whatever the action, the bonus is all that is left."""
+    logits = torch.tensor([[0.3, -1.0, 0.8]], dtype=torch.float64, requires_grad=True)
+    log_prob = logits.log_softmax(1).expand(2, 3)
+    advantage = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)  # unit size, equally often, whatever the action
+
+    def gradient(loss: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(loss, logits, retain_graph=True)[0]
+
+    size = 1e-3
+    weight = objectives.dg_weight(log_prob, advantage, control_bonus.temperature(size)) * log_prob.exp().detach()
+    gated = gradient(-(weight * advantage * log_prob).sum() / 2)
+    entropy = -(log_prob.exp() * log_prob).sum() / 2
+    torch.testing.assert_close(2 * gated, gradient(-size * entropy), rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize("env", TASKS)
@@ -313,7 +343,7 @@ def test_reuse_corrects_the_last_rollouts_and_trains_on_them_first(method: str) 
 
 @pytest.mark.parametrize(
     ("figure", "methods"),
-    [("levers", 2), ("clip", 4), ("tuning", 3), ("Hopper-v5", 17), ("Breakout-v1", 19)],
+    [("levers", 2), ("clip", 4), ("tuning", 3), ("Hopper-v5", 17), ("Breakout-v1", 19), ("bonus", 5)],
 )
 def test_a_figure_runs_and_draws(figure: str, methods: int, tmp_path: Path) -> None:
     first = list({config.method: config for config in control.SWEEP[figure]}.values())

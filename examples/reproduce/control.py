@@ -5,13 +5,14 @@
     python examples/reproduce/control.py --figure tuning --seeds 1
     python examples/reproduce/control.py --figure finals --seeds 3
     python examples/reproduce/control.py --figure HalfCheetah-v5
+    python examples/reproduce/control.py --figure bonus
 
 ``levers``: what might lift an on-policy method, one change at a time; ``clip``: the gate under PPO's clip
 (``control_levers.py``). ``tuning``, ``finals``: equal budgets on three tasks, from which one setting for all comes
 (``control_tuning.py``). Each environment has a figure: the policy gradient, DG and the gates with what else they have
 in common, beside methods of other packages with the best settings that their users publish. On MuJoCo ours have PPO's
 clip and ten passes over a rollout, so that the policy gradient is PPO, but for two arms with neither. ``aggregate``:
-all environments of MuJoCo together.
+all environments of MuJoCo together. ``bonus``: DG beside the entropy bonus that it holds (``control_bonus.py``).
 """
 
 import functools
@@ -20,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import control_bonus
 import control_levers
 import control_tuning
 import harness
@@ -166,6 +168,7 @@ SWEEP = {
     "finals": control_tuning.FINALS,
     **{env.removeprefix("MinAtar/"): arms(task) for env, task in (MUJOCO | MINATAR).items()},
     "aggregate": [config for task in MUJOCO.values() for config in arms(task)],
+    "bonus": [config for task in control_bonus.TASKS for config in control_bonus.arms(arms(task))],
 }
 
 
@@ -315,6 +318,7 @@ EXPERIMENT = harness.Experiment(
         "tuning": control_tuning.draw,
         "finals": control_tuning.draw_finals,
         "aggregate": aggregate,
+        "bonus": functools.partial(control_bonus.draw, statistic=iqm),
     },
     metrics=(*training.METRICS, *training.PACKAGES),
     seeds=5,

@@ -313,9 +313,11 @@ def band(
         axes.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
 
 
-def points(axes: Axes, x: Sequence[float], samples: Sequence[Array], label: str, **style: Any) -> None:
-    """Mean and interval at each x, over however many seeds ran there; none where none did."""
-    place, middle, low, high = estimates(x, samples)
+def points(
+    axes: Axes, x: Sequence[float], samples: Sequence[Array], label: str, statistic: Statistic = np.mean, **style: Any
+) -> None:
+    """A statistic and its interval at each x, over however many seeds ran there; none where none did."""
+    place, middle, low, high = estimates(x, samples, statistic)
     if place.size:
         (line,) = axes.plot(place, middle, label=label, marker="o", **style)
         axes.fill_between(place, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
