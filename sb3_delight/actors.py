@@ -243,7 +243,9 @@ def _generators_left_alone() -> Iterator[None]:
     """Building an algorithm seeds the process's generators and draws from them."""
     python, numpy = random.getstate(), np.random.get_state()
     cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count() if cuda else 0)):
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy)
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count() if cuda else 0)):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -36,8 +36,8 @@ class ImportanceWeightedPG(PolicyGradient):
         self.ratio_clip = ratio_clip
         super().__init__(policy, env, learning_rate, **kwargs)
 
-    def _check_arguments(self) -> None:
-        super()._check_arguments()
+    def _resolve_arguments(self) -> None:
+        super()._resolve_arguments()
         schedule: Any = self.clip_range
         unclipped = schedule is None or schedule(1.0) == 0  # 0: as RL-Zoo's enjoy loads every model
         require(unclipped, "clip_range", self.clip_range, "None: the weight is a ratio already")
@@ -74,9 +74,9 @@ class PPO(PolicyGradient):
         defaults = {"n_steps": 2048, "batch_size": 64, "n_epochs": 10, "advantage_scaling": "standardize"}
         super().__init__(policy, env, learning_rate, **{**defaults, **kwargs, "clip_range": clip_range})
 
-    def _check_arguments(self) -> None:
+    def _resolve_arguments(self) -> None:
         require(self.clip_range is not None, "clip_range", None, "0 or more, as a number, a schedule or 'lin_x'")
-        super()._check_arguments()
+        super()._resolve_arguments()
 
 
 class ScaledPO(PolicyGradient):
@@ -100,8 +100,8 @@ class ScaledPO(PolicyGradient):
         self.negative_scale = negative_scale
         super().__init__(policy, env, learning_rate, **kwargs)
 
-    def _check_arguments(self) -> None:
-        super()._check_arguments()
+    def _resolve_arguments(self) -> None:
+        super()._resolve_arguments()
         require(0 <= number(self.negative_scale) < math.inf, "negative_scale", self.negative_scale, "finite, 0 or more")
 
     def _weight(self, log_prob: Tensor, batch: Samples) -> Tensor:

@@ -60,6 +60,7 @@ class DeviceRolloutBuffer(RolloutBuffer):
     values: Tensor  # type: ignore[assignment]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._memory: dict[str, Any] = {}
         super().__init__(*args, **kwargs)  # calls reset()
         self._floats: set[str] = set()
         self._allocate()
@@ -82,6 +83,7 @@ class DeviceRolloutBuffer(RolloutBuffer):
             shape = (self.n_envs, self.buffer_size)
             setattr(self, name, torch.zeros(shape, device=self.device).transpose(0, 1))
         self._value_rows, self._log_prob_rows = self.values.unbind(), self.log_probs.unbind()
+        self._memory = {name: _shallow(getattr(self, name)) for name in STORAGE}
 
     def _host_storage(self, shape: tuple[int, ...], dtype: Any) -> tuple[np.ndarray, Tensor]:
         """An array to write to and its tensor on the device, ``[n_steps, n_envs, *shape]``; on a CPU one memory."""
@@ -104,7 +106,9 @@ class DeviceRolloutBuffer(RolloutBuffer):
                 ours[...] = theirs
 
     def reset(self) -> None:
-        """Start a new rollout in the same memory."""
+        """Start a new rollout in the same memory, which a callback may have put other arrays in place of."""
+        for name, memory in self._memory.items():
+            setattr(self, name, _shallow(memory))
         self.pos = 0
         self.full = False
 
@@ -187,6 +191,11 @@ def flat_rollout(buffer: RolloutBuffer) -> Samples:
     if isinstance(observations, dict):
         return DictRolloutBufferSamples(observations, *flat)
     return RolloutBufferSamples(observations, *flat)
+
+
+def _shallow(part: Any) -> Any:
+    """A Dict's entries may be replaced, too."""
+    return dict(part) if isinstance(part, dict) else part
 
 
 def _flatten(tensor: Tensor) -> Tensor:

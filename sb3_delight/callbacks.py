@@ -44,6 +44,7 @@ class DelightFigures(BaseCallback):
     def _on_training_end(self) -> None:
         if self.model.rollout_buffer.full:  # else training was stopped amid a rollout, which overwrites the last one
             self._draw()
+            self.logger.dump(self.num_timesteps)  # after that of the last update
 
     def _on_step(self) -> bool:
         return True

@@ -52,8 +52,8 @@ class DG(PolicyGradient):
         self.normalize_delight = normalize_delight
         super().__init__(policy, env, learning_rate, advantage_scaling=advantage_scaling, **kwargs)
 
-    def _check_arguments(self) -> None:
-        super()._check_arguments()
+    def _resolve_arguments(self) -> None:
+        super()._resolve_arguments()
         self.temperature = as_schedule("temperature", self.temperature)
         start = self.temperature(1.0)
         require(start >= 0, "temperature", start, "positive, 0 (hard gate) or inf (half the policy gradient)")

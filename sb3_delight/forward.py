@@ -19,6 +19,7 @@ __all__ = [
     "evaluate_rows",
     "slices_without_gradient",
     "typed_actions",
+    "uncompiled",
     "unvalidated_distributions",
 ]
 
@@ -80,7 +81,13 @@ def evaluate_log_prob(policy: ActorCriticPolicy, rollout: Samples, batch_size: i
 
 
 def _evaluates_its_own_way(policy: ActorCriticPolicy) -> bool:
-    return type(policy).evaluate_actions is not ActorCriticPolicy.evaluate_actions
+    return type(uncompiled(policy)).evaluate_actions is not ActorCriticPolicy.evaluate_actions
+
+
+def uncompiled(policy: ActorCriticPolicy) -> ActorCriticPolicy:
+    """The policy, also of a ``model.policy`` that was replaced by ``torch.compile(model.policy)``."""
+    found: ActorCriticPolicy = getattr(policy, "_orig_mod", policy)
+    return found
 
 
 class _Unvalidated:

@@ -87,8 +87,8 @@ class KondoDG(PolicyGradient):
         self.normalize_delight = normalize_delight
         super().__init__(policy, env, learning_rate, advantage_scaling=advantage_scaling, **kwargs)
 
-    def _check_arguments(self) -> None:
-        super()._check_arguments()
+    def _resolve_arguments(self) -> None:
+        super()._resolve_arguments()
         rate = self.gate_rate
         if rate is not None:
             require(0 < number(rate) <= 1, "gate_rate", rate, "in (0, 1], or None")

@@ -9,9 +9,11 @@ The printed loss value is not comparable between methods or libraries; its gradi
 
 This module needs nothing but torch, so that the file alone also serves trainers that never saw stable-baselines3.
 
-Shapes. ``log_prob`` (nats, finite) has any shape. ``advantage`` and ``behaviour_log_prob`` are scalar tensors, or have
-as many dimensions as ``log_prob`` with every size equal to its size or to 1. So one advantage per sequence meets
-per-token log-probabilities ``[B, T]`` as ``[B, 1]``; ``[B]`` is refused: it would silently broadcast along time.
+Shapes. ``log_prob`` (nats) has any shape, and is finite where it counts: mask out tokens that a sampler's top-p or
+grammar has made impossible (``-inf``), as 0 times that is NaN. ``advantage`` and ``behaviour_log_prob`` are scalar
+tensors, or have as many dimensions as ``log_prob`` with every size equal to its size or to 1. So one advantage per
+sequence meets per-token log-probabilities ``[B, T]`` as ``[B, 1]``; ``[B]`` is refused: it would silently broadcast
+along time.
 Units. ``advantage`` is in units of reward; delight, price and temperature are in reward x nats.
 
 Sources. DG: Delightful Policy Gradient (arXiv 2603.14608). DDG: Delightful Distributed Policy Gradient (2603.20521).
@@ -134,20 +136,20 @@ PRIORITIES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 
 @torch.no_grad()
 def sequence_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean over the tokens of each sequence, for scores that must keep or drop whole sequences.
+    """Mean over the tokens of each sequence, for scores that must keep or drop whole sequences. Not for a loss.
 
     The Kondo gate needs it: keeping the most delightful *tokens* does not learn what keeping the most delightful
     *sequences* does. Its score is the mean token delight.
 
     :param values: ``[B, T]``
     :param mask: 1 for tokens that count, ``[B, T]``; ``None`` counts all
-    :return: ``[B]``; 0 for a sequence without counted tokens, which is above any failure's delight: before
-        :func:`top_rows` set it to ``-inf`` where there may be such sequences
+    :return: ``[B]``, of half precision in single, without gradient; 0 for a sequence without counted tokens, which is
+        above any failure's delight: before :func:`top_rows` set it to ``-inf`` where there may be such sequences
     :raises ValueError: if the shapes differ or ``values`` is not two-dimensional
     """
     counted = _token_mask("values", values, mask)
     total = values.masked_fill(~counted, 0).sum(dim=1, dtype=_wide(values.dtype))
-    return _narrow(total / counted.sum(dim=1).clamp(min=1), values)
+    return total / counted.sum(dim=1).clamp(min=1)
 
 
 @torch.no_grad()
@@ -159,7 +161,7 @@ def scale_by_rms(values: Tensor) -> Tensor:
     keeps zeros from dividing by zero.
 
     :param values: ``[*]``
-    :return: ``[*]``
+    :return: ``[*]``, without gradient
     """
     wide = values.to(_wide(values.dtype))
     return _narrow(wide / (wide.square().mean().sqrt() + 1e-8), values)
@@ -169,16 +171,18 @@ def scale_by_rms(values: Tensor) -> Tensor:
 def standardize(values: Tensor) -> Tensor:
     """Subtract the mean and divide by the standard deviation, as stable-baselines3 does to advantages.
 
-    A single value is returned unchanged (its standard deviation is undefined); equal values become 0 up to
-    rounding (at most 1 in size).
+    A single value is returned unchanged (its standard deviation is undefined); equal values become 0. GRPO's advantages
+    are standardised group by group: ``torch.func.vmap(standardize)(reward.view(prompts, answers))``.
 
-    :param values: ``[*]``
-    :return: ``[*]``
+    :param values: ``[*]``, all of one group
+    :return: ``[*]``, without gradient
     """
     if values.numel() < 2:
         return values.clone()
     wide = values.to(_wide(values.dtype))
-    return _narrow((wide - wide.mean()) / (wide.std() + 1e-8), values)
+    low, high = wide.aminmax()
+    # The mean of equal values rounds, and so, divided by their deviation, would become an advantage of up to 1.
+    return _narrow(((wide - wide.mean()) / (wide.std() + 1e-8)).masked_fill(low == high, 0), values)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -202,12 +206,12 @@ def gate(delight: Tensor, temperature: float = 1.0, price: float | Tensor = 0.0)
     if isinstance(price, Tensor):
         if price.shape not in ((), delight.shape):
             raise ValueError(f"price must be a scalar or shaped like delight, got shape {tuple(price.shape)}")
-    elif math.isnan(price):
+    elif not -math.inf <= price <= math.inf:  # isnan would make torch.compile trace every price anew
         raise ValueError("price must be a number, got nan")
     wide = delight.to(_wide(delight.dtype))
     if temperature < torch.finfo(wide.dtype).tiny:  # 0, and what rounds to it
         opened = (wide > price).to(wide.dtype)
-    elif temperature == math.inf:  # isinf would make torch.compile trace every temperature anew
+    elif temperature == math.inf:
         opened = torch.full_like(wide, 0.5)
     else:
         opened = torch.sigmoid((wide - price) / temperature)
@@ -229,7 +233,8 @@ def top_rows(score: Tensor, rate: float) -> Tensor:
 
     The number of rows is known from the shape alone, so nothing is read back from the device.
 
-    :param score: ``[B]``, without NaN; of the *whole* batch, as of every part of a batch at least one row is kept
+    :param score: ``[B]``, without NaN, which would count as the highest; of the *whole* batch, as of every part of a
+        batch at least one row is kept
     :param rate: share of rows to keep, in (0, 1]
     :return: row numbers, ``[ceil(rate * B)]``, highest score first
     :raises ValueError: if ``rate`` is outside (0, 1], or ``score`` is not one-dimensional
@@ -255,7 +260,7 @@ def price_for_rate(delight: Tensor, rate: float, temperature: float = 0.0) -> Te
     """
     _check_rate(rate)
     _check_temperature(temperature)
-    if math.isinf(temperature):
+    if temperature == math.inf:
         raise ValueError("temperature must be finite to solve for a price: an infinite one fixes the gate at 1/2")
     if delight.numel() == 0:
         raise ValueError("delight must hold at least one value, got an empty tensor")
@@ -301,9 +306,10 @@ def dg_weight(log_prob: Tensor, advantage: Tensor, temperature: float = 1.0, cli
 
     :param log_prob: log-probability under the learner's current policy, ``[*]``
     :param advantage: see the module's note on shapes
-    :param temperature: of the gate, in reward x nats
+    :param temperature: of the gate, in reward x nats. 1 suits rewards of 0 and 1; for advantages of unit size (GRPO's,
+        say) start from 10, the default of the algorithm ``DG``
     :param clip: bound on the surprisal inside the gate
-    :return: weight in [0, 1], ``[*]``, of half precision in single
+    :return: weight in [0, 1], ``[*]``, of half precision in single, without gradient
     """
     return gate(delight(log_prob, advantage, clip), temperature)
 
@@ -324,8 +330,8 @@ def importance_weight(
     _check_shapes(log_prob, advantage=advantage, behaviour_log_prob=behaviour_log_prob)
     if clip is not None and not clip > 0:
         raise ValueError(f"clip must be a positive ratio or None, got {clip!r}")
-    log_ratio = log_prob - behaviour_log_prob
-    ratio = torch.exp(log_ratio.to(_wide(log_ratio.dtype)))
+    wide = _wide(torch.promote_types(log_prob.dtype, behaviour_log_prob.dtype))
+    ratio = torch.exp(log_prob.to(wide) - behaviour_log_prob.to(wide))
     return ratio.clamp(max=min(clip or math.inf, torch.finfo(ratio.dtype).max))
 
 
@@ -462,6 +468,7 @@ def policy_gradient_loss(
     :param mask: 1 for terms that count, shaped like ``log_prob``; the others contribute nothing, whatever they hold
     :return: scalar, in the precision of ``log_prob``, of half precision in single
     :raises ValueError: if the shapes do not fit, or ``batch_size`` is not positive and finite
+    :raises TypeError: if what must be a tensor is none, as of every function here
     """
     _check_shapes(log_prob, advantage=advantage, weight=weight)
     if isinstance(batch_size, Tensor):
@@ -475,6 +482,7 @@ def policy_gradient_loss(
     if mask is None:
         terms: int | Tensor = max(log_prob.numel(), 1)
     else:
+        _check_tensor("mask", mask)
         if mask.shape != log_prob.shape:
             raise ValueError(f"mask must have log_prob's shape {tuple(log_prob.shape)}, got {tuple(mask.shape)}")
         counted = mask.to(torch.bool)
@@ -501,9 +509,11 @@ def _narrow(result: Tensor, values: Tensor) -> Tensor:
 
 def _check_shapes(log_prob: Tensor, **others: Tensor) -> None:
     """Each other tensor must be a scalar, or fit ``log_prob`` dimension by dimension: nothing may broadcast it."""
+    _check_tensor("log_prob", log_prob)
+    if not log_prob.is_floating_point():
+        raise TypeError(f"log_prob must be a tensor of floats, got one of {log_prob.dtype}")
     for name, other in others.items():
-        if not isinstance(other, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {other!r}")
+        _check_tensor(name, other)
         if other.ndim == 0 or other.shape == log_prob.shape:
             continue
         fits = other.ndim == log_prob.ndim and all(
@@ -514,6 +524,11 @@ def _check_shapes(log_prob: Tensor, **others: Tensor) -> None:
                 f"{name} must be a scalar, or have {log_prob.ndim} dimension(s) with each size equal to log_prob's "
                 f"or to 1: log_prob is {tuple(log_prob.shape)}, {name} is {tuple(other.shape)}"
             )
+
+
+def _check_tensor(name: str, value: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {value!r}")
 
 
 def _check_temperature(temperature: float) -> None:
@@ -534,10 +549,12 @@ def _check_positive(name: str, value: float) -> None:
 
 
 def _token_mask(name: str, values: Tensor, mask: Tensor | None) -> Tensor:
+    _check_tensor(name, values)
     if values.ndim != 2:
         raise ValueError(f"{name} must be sequences, [B, T], got shape {tuple(values.shape)}")
     if mask is None:
         return torch.ones_like(values, dtype=torch.bool)
+    _check_tensor("mask", mask)
     if mask.shape != values.shape:
         raise ValueError(f"mask must have the shape {tuple(values.shape)} of the sequences, got {tuple(mask.shape)}")
     return mask.to(torch.bool)

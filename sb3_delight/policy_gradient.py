@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.distributions import DiagGaussianDistribution, SquashedDiagGaussianDistribution
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import (
@@ -202,7 +202,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        self._check_arguments()
+        self._resolve_arguments()
         super()._setup_model()
         gaussian = isinstance(self.policy.action_dist, DiagGaussianDistribution) and hasattr(self.policy, "log_std")
         squashed = isinstance(self.policy.action_dist, SquashedDiagGaussianDistribution)
@@ -218,8 +218,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         self._parameters: list[Tensor] = []
         self._intake: Intake | None = None
 
-    def _check_arguments(self) -> None:
-        """Also reached by ``load(path, argument=...)``."""
+    def _resolve_arguments(self) -> None:
+        """Refuse what cannot be, and turn the rest into what the loop takes; also of ``load(path, argument=...)``."""
         for name in ("n_steps", "n_epochs"):
             require(is_whole(getattr(self, name)), name, getattr(self, name), "a whole number, 1 or more")
         extra = self.extra_critic_epochs
@@ -312,6 +312,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         allowed = "finite and 0 or more throughout its schedule"
         require(0 <= learning_rate < math.inf, "learning_rate", learning_rate, allowed)
         self._metrics.clear()
+        self._last_update = None  # its rows are overwritten
         rollout = flat_rollout(self.rollout_buffer)
         before, counts = Snapshot(self.policy), {name: getattr(self, name) for name in COUNTS}
         try:
@@ -337,10 +338,9 @@ class PolicyGradient(OnPolicyAlgorithm):
             for actor_rows in [kept] * self.n_epochs + [none] * self.extra_critic_epochs:
                 for rows in deal_rows(n_rows, self.batch_size, actor_rows, n_critic, self.device):
                     self._gradient_step(rollout, rows)
+        surprisal = objectives.surprisal(relative, self.surprisal_clip)
+        self._log_update(scaled, surprisal, n_rows if kept is None else len(kept))
         self._last_update = (scaled, relative, kept)
-        self._log_update(
-            scaled, objectives.surprisal(relative, self.surprisal_clip), n_rows if kept is None else len(kept)
-        )
 
     def _scale_advantages(self, advantages: Tensor) -> Tensor:
         return ADVANTAGE_SCALING[self.advantage_scaling](advantages)
@@ -382,7 +382,8 @@ class PolicyGradient(OnPolicyAlgorithm):
             return weight
         clip_range = self._current(self.clip_range)
         clip = objectives.ppo_clip_weight(log_prob, batch.advantages, batch.old_log_prob, clip_range)
-        self.record("clip_fraction", (clip == 0).float().mean())
+        ratio = torch.exp(log_prob - batch.old_log_prob)
+        self.record("clip_fraction", ((ratio - 1).abs() > clip_range).float().mean())
         return weight * clip
 
     def _step_optimizer(self, loss: Tensor) -> None:
@@ -447,6 +448,11 @@ class PolicyGradient(OnPolicyAlgorithm):
         self.logger.record("train/screen_rows", self.screen_rows)
         self.logger.record("train/gradient_steps", self._n_updates)
 
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        if not isinstance(callback, list):
+            callback = [callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)]
+        return super()._init_callback([_LastUpdateLogged(), *callback], progress_bar)
+
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.actors is None:
             self._intake = None
@@ -482,14 +488,13 @@ class PolicyGradient(OnPolicyAlgorithm):
         finally:
             if self.actors is not None:
                 self.actors.close()
-        if self.logger.name_to_value:  # stable-baselines3 dumps before it trains: here is the last update
-            self.logger.dump(self.num_timesteps)
         return self
 
     @property
     def last_update(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Advantages (scaled), surprisal (clipped) and weights ``[B]`` of the last update; ``None`` before the first.
+        """Advantages (scaled), surprisal (clipped) and weights ``[B]`` of the last update.
 
+        ``None`` before the first, and after one that was undone.
         The last two are those under the rollout's log-probabilities; dropped rows weigh 0. Valid until the next rollout
         begins to overwrite the buffer.
         """
@@ -497,10 +502,25 @@ class PolicyGradient(OnPolicyAlgorithm):
             return None
         rollout, relative, kept = self._last_update
         baseline = -self._less_baseline(torch.zeros_like(relative))  # of today's policy, which the weight takes off
-        weight = self._weight(relative + baseline, rollout)
+        metrics, self._metrics = self._metrics, defaultdict(list)  # of training alone: weights record some
+        try:
+            weight = self._weight(relative + baseline, rollout)
+        finally:
+            self._metrics = metrics
         if kept is not None:
             weight = torch.zeros_like(weight).index_copy(0, kept, weight[kept])
         return rollout.advantages, objectives.surprisal(relative, self.surprisal_clip), weight
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_metrics", "_parameters", "_last_update", "_intake", "actors"]
+
+
+class _LastUpdateLogged(BaseCallback):
+    """stable-baselines3 dumps its log before it trains. First of the callbacks, as others may close the logger."""
+
+    def _on_training_end(self) -> None:
+        if self.logger.name_to_value:
+            self.model.dump_logs()
+
+    def _on_step(self) -> bool:
+        return True

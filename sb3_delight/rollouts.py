@@ -13,7 +13,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
 from sb3_delight.buffers import map_observations
-from sb3_delight.forward import slices_without_gradient
+from sb3_delight.forward import slices_without_gradient, uncompiled
 from sb3_delight.normalization import Statistics, merge_statistics, statistics_of
 
 __all__ = ["ActorPool", "Intake", "Rollout", "Weights"]
@@ -117,8 +117,9 @@ class Intake:
         """
         algorithm.policy.set_training_mode(False)
         callback.on_rollout_start()
-        policy = {name: tensor.detach().to("cpu", copy=True) for name, tensor in algorithm.policy.state_dict().items()}
-        self.pool.publish(Weights(policy, statistics_of(algorithm.get_vec_normalize_env())), algorithm._n_updates)
+        policy = uncompiled(algorithm.policy).state_dict()
+        copied = {name: tensor.detach().to("cpu", copy=True) for name, tensor in policy.items()}
+        self.pool.publish(Weights(copied, statistics_of(algorithm.get_vec_normalize_env())), algorithm._n_updates)
         before = perf_counter()
         rollout = self.pool.collect()
         now = perf_counter()

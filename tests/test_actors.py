@@ -575,6 +575,9 @@ def test_starting_leaves_the_processs_generators_alone() -> None:
     before = generator_states()
     LocalActors().start(model)
     assert generator_states() == before
+    with pytest.raises(ValueError, match=r"^action must be"):
+        LocalActors(frictions=ActorBug(0.1, action=7)).start(model)
+    assert generator_states() == before
 
 
 # --------------------------------------------------------------------------------------- logging

@@ -278,3 +278,28 @@ def test_normalized_whole_numbers_keep_their_fractions(staleness: int | None) ->
         seen = torch.as_tensor(np.stack([each[key] for each in acted_on[7:15]]))  # after the first rollout's last step
         assert stored.reshape(2, 8, *stored.shape[1:]).transpose(0, 1).equal(seen.reshape(8, 2, *stored.shape[1:]))
     assert (observations["int64"] % 1).any()
+
+
+@pytest.mark.parametrize("kind", ["float32", "Dict"])
+def test_arrays_that_a_callback_assigns_serve_one_rollout(kind: str) -> None:
+    """A bonus on rewards, say, written as ``buffer.rewards = buffer.rewards + bonus``."""
+    _, buffer = buffers(OBSERVATION_SPACES[kind], ACTION_SPACES["Box"], 2)
+    for rollout in range(2):
+        buffer.reset()
+        for _ in range(N_STEPS):
+            observations = {key: np.full_like([space.sample()] * 2, rollout) for key, space in FLAT_SPACES.items()}
+            observation: Any = observations if kind == "Dict" else observations[kind]
+            reward, start = np.full(2, rollout), np.zeros(2)
+            buffer.add(observation, np.zeros((2, 2)), reward, start, torch.zeros(2), torch.zeros(2))
+        parts = buffer.observations if isinstance(buffer.observations, dict) else {"": buffer.observations}
+        assert all((part == rollout).all() for part in parts.values())
+        assert (buffer.rewards == rollout).all()
+        buffer.compute_returns_and_advantage(torch.zeros(2), np.zeros(2))
+        plain = buffer.advantages.clone()
+        buffer.rewards = buffer.rewards + 0.5
+        buffer.compute_returns_and_advantage(torch.zeros(2), np.zeros(2))
+        assert (buffer.advantages > plain).all()
+        if isinstance(buffer.observations, dict):
+            buffer.observations["float32"] = buffer.observations["float32"] + 1
+        else:
+            buffer.observations = buffer.observations + 1

@@ -7,6 +7,7 @@ import torch
 from stable_baselines3 import A2C
 from stable_baselines3 import PPO as StockPPO
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import configure
 
 from sb3_delight import PolicyGradient
 from sb3_delight.baselines import PPO, ImportanceWeightedPG, ScaledPO
@@ -48,11 +49,19 @@ def test_policy_gradient_is_a2c(env: str, normalize: bool) -> None:
 @pytest.mark.parametrize("env", ENVS)
 def test_ppo_is_ppo_bit_for_bit(env: str) -> None:
     common: dict[str, Any] = {"seed": 1, "device": "cpu", "n_steps": 200, "batch_size": 64, "ent_coef": 0.01}
+    common["learning_rate"] = 2e-3  # so that the clip is reached
     stock = StockPPO("MlpPolicy", env, **common).learn(600)
     ours = PPO("MlpPolicy", env, policy_kwargs=UNFUSED_ADAM, **common).learn(600)
     assert moved(stock) > 1e-2
     assert ours._n_updates == 3 * 10 * 4  # 200 rows in batches of 64, the last truncated
     assert largest_difference(stock, ours) == 0.0
+    for model in (stock, ours):
+        model.set_logger(configure(None, []))
+        model.set_random_seed(2)
+        model.train()
+    logged = [model.logger.name_to_value["train/clip_fraction"] for model in (stock, ours)]
+    assert logged[0] == pytest.approx(logged[1])
+    assert logged[0] > 0
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -668,6 +670,68 @@ def test_every_update_is_logged_the_last_one_too(cls: type[PolicyGradient], tmp_
     assert 0 < last["gate_mean"] < 1
     assert last["std"] == pytest.approx(model.policy.log_std.exp().mean().item())  # of the last update, not before it
     assert all(np.isfinite(value) for value in last.values())
+
+
+def test_the_last_update_is_logged_with_returns_and_steps_before_callbacks_end(tmp_path: Path) -> None:
+    """However short ``learn()`` is, and though a callback then closes the logger."""
+
+    class Close(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_training_end(self) -> None:
+            self.logger.close()
+
+    callbacks: list[Any] = [Close(), [Close()]]
+    for callback in callbacks:
+        model = make(n_steps=64)
+        model.set_logger(configure(str(tmp_path), ["csv"]))
+        model.learn(64, callback=callback)
+        with (tmp_path / "progress.csv").open() as file:
+            (row,) = csv.DictReader(file)
+        assert row["time/total_timesteps"] == row["train/actor_rows"] == "64"
+        assert float(row["rollout/ep_rew_mean"]) > 0
+
+
+def test_a_look_at_the_last_update_leaves_no_trace_in_the_log() -> None:
+    model = make()
+    model.set_logger(configure(None, []))
+    model.learn(16)
+    model.train()
+    counts = {name: len(values) for name, values in model._metrics.items()}
+    assert model.last_update is not None
+    assert {name: len(values) for name, values in model._metrics.items()} == counts
+
+
+def test_an_update_that_was_undone_is_no_last_update() -> None:
+    model = make().learn(16)
+    assert model.last_update is not None
+    weight: torch.Tensor = model.policy.get_parameter("action_net.weight")
+    weight.register_hook(lambda gradient: gradient * math.nan)  # type: ignore[no-untyped-call]
+    with pytest.raises(ValueError, match="gradient is not finite"):
+        model.train()
+    assert model.last_update is None
+
+
+def test_a_compiled_policy_is_gated_screened_and_sent_to_actors() -> None:
+    # In a process of its own: torch's compiler changes settings of torch.distributions.
+    script = """
+import torch
+from sb3_delight import KondoDG
+from sb3_delight.actors import LocalActors
+
+for arguments in ({"screen": "recompute"}, {"actors": LocalActors(1)}):
+    found = []
+    for compiled in (False, True):
+        model = KondoDG("MlpPolicy", "CartPole-v1", gate_rate=0.3, seed=0, device="cpu", **arguments)
+        if compiled:
+            model.policy = torch.compile(model.policy, backend="eager")
+        found.append(model.learn(96).policy.state_dict().values())
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize(
