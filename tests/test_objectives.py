@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -498,11 +499,18 @@ def test_constant_values_scale_without_nan(n_rows: int) -> None:
     for value in (-2.0, 0.5, 1 / 3, 7.7, 1e4):
         values = torch.full((n_rows,), value)
         assert_close(scale_by_rms(values), values.sign())
-        if n_rows > 1:  # rounding of the mean, divided by rounding of the deviation: anything up to 1, but finite
-            assert (standardize(values).abs() <= 1).all()
+        if n_rows > 1:
+            assert torch.equal(standardize(values), torch.zeros(n_rows))
     zeros = torch.zeros(n_rows)
     assert torch.equal(scale_by_rms(zeros), zeros)
     assert torch.equal(standardize(zeros), zeros)
+
+
+def test_groups_are_standardised_one_by_one() -> None:
+    """GRPO's advantages; where all answers to a prompt are alike there is none, though the mean of .1s rounds."""
+    rewards = torch.tensor([[0.1] * 8, [0.0, 1.0] * 4])
+    expected = torch.stack([torch.zeros(8), standardize(rewards[1])])
+    assert torch.equal(torch.func.vmap(standardize)(rewards), expected)
 
 
 # Contracts
@@ -620,8 +628,9 @@ def step(log_prob, advantage, behaviour, mask, temperature, batch_size):
     )
     losses = [policy_gradient_loss(log_prob, advantage, weight, batch_size, mask) for weight in weights]
     score = sequence_mean(delight(log_prob, advantage), mask)
-    price = price_for_rate(score, 0.5, 0.3)
-    return torch.stack([*losses, gate(score, temperature, price).mean(), top_rows(score, 0.5).sum()])
+    price = price_for_rate(score, 0.5, 0.3 * temperature)
+    gates = gate(score, temperature, price), gate(score, 1.0, temperature)
+    return torch.stack([*losses, *(each.mean() for each in gates), top_rows(score, 0.5).sum()])
 
 torch.manual_seed(0)
 log_prob, behaviour = -torch.rand(2, 4, 5)
@@ -632,14 +641,39 @@ for temperature in (1.0, 0.9, 0.8, 0.7):
         torch.testing.assert_close(
             compiled(*arguments, temperature, batch_size), step(*arguments, temperature, batch_size)
         )
+dynamic = torch.compile(step, fullgraph=True, dynamic=True, backend="eager")
+torch.testing.assert_close(dynamic(*arguments, 1.0, 7), step(*arguments, 1.0, 7))
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
 
-def test_a_float_is_no_tensor_and_said_so() -> None:
-    with pytest.raises(TypeError, match=r"^advantage must be a tensor, got 1\.0"):
-        dg_weight(ROW, 1.0)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("advantage must be a tensor, got 1.0", lambda: dg_weight(ROW, 1.0)),  # type: ignore[arg-type]
+        ("log_prob must be a tensor, got 1.0", lambda: dg_weight(1.0, ROW)),  # type: ignore[arg-type]
+        ("log_prob must be a tensor of floats, got one of torch.int64", lambda: dg_weight(ROW.long(), ROW)),
+        ("mask must be a tensor, got [1]", lambda: policy_gradient_loss(ROW, ROW, ROW, mask=[1])),  # type: ignore[arg-type]
+        ("mask must be a tensor, got [1]", lambda: sequence_mean(TOKENS, [1])),  # type: ignore[arg-type]
+        ("values must be a tensor, got [[1.0]]", lambda: sequence_mean([[1.0]])),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_tensor_is_said_so(name: str, call: Callable[[], object]) -> None:
+    with pytest.raises(TypeError, match=rf"^{re.escape(name)}"):
+        call()
+
+
+def test_a_process_without_kept_rows_runs_on_an_empty_batch() -> None:
+    """So that DistributedDataParallel's processes make as many backward passes: loss and gradient are 0."""
+    model = torch.nn.Linear(3, 1)
+    advantage, mask = torch.zeros(0, 1), torch.zeros(0, 4, dtype=torch.bool)
+    for batch_size in (torch.tensor(7), None):
+        log_prob = torch.nn.functional.logsigmoid(model(torch.zeros(0, 4, 3))[..., 0])
+        weight = pg_weight(log_prob, advantage)
+        loss = policy_gradient_loss(log_prob, advantage, weight, batch_size=batch_size, mask=mask)
+        assert loss == 0
+        assert gradient(loss, model.weight).tolist() == [[0, 0, 0]]
 
 
 # ------------------------------------------------------------------------------------- half precision
@@ -653,6 +687,8 @@ def test_sums_and_scales_bear_half_precision(dtype: torch.dtype) -> None:
     assert torch.equal(standardize(torch.ones(4, dtype=dtype)), torch.zeros(4, dtype=dtype))
     long = torch.full((1, 8192), 10.0, dtype=dtype)
     assert sequence_mean(long).tolist() == [10.0]
+    apart = torch.tensor([[4.0] * 512, [4.0] * 511 + [4.25]], dtype=dtype)  # by half of what the precision tells apart
+    assert sequence_mean(apart)[1] > sequence_mean(apart)[0]
     weight = asympo_weight(-long, torch.ones(1, 1, dtype=dtype), p_low=None, p_high=None)
     assert weight.dtype == dtype
     assert (weight > 0).all()
@@ -667,6 +703,9 @@ def test_sums_and_scales_bear_half_precision(dtype: torch.dtype) -> None:
     assert policy_gradient_loss(terms[:2], -4 * one[:2], ratio, batch_size=10_000).isfinite()
     assert surprisal(terms[:1], clip=1e6).tolist() == [300.0]
     assert importance_weight(one[:1], one[:1], terms[:1], clip=1e5).tolist() == [1e5]
+    taken, behaved = torch.tensor([-9.0], dtype=dtype), torch.tensor([-0.03], dtype=dtype)
+    exact = math.exp(taken.item() - behaved.item())  # their difference is rounded in half precision
+    assert importance_weight(taken, one[:1], behaved).item() == pytest.approx(exact, rel=1e-5)
     scores = (10 + torch.randn(4000, generator=torch.Generator().manual_seed(0))).to(dtype)
     for temperature in (0.0, 0.1):
         for rate in (0.1, 0.9):
