@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -610,6 +611,7 @@ def check_threads_are_those_of_the_environment_variable() -> None:
 
 def check_algorithms_are_compared_at_the_timestep_that_all_have() -> None:
     import numpy as np
+    import yaml
 
     from sb3_delight.zoo.plots import final_scores, load_runs, normalize
 
@@ -617,7 +619,8 @@ def check_algorithms_are_compared_at_the_timestep_that_all_have() -> None:
         timesteps = np.arange(100, steps + 1, 100)
         (Path("compared") / run / "CartPole-v1").mkdir(parents=True)
         np.savez(Path("compared") / run / "evaluations.npz", timesteps=timesteps, results=slope * timesteps[:, None])
-        (Path("compared") / run / "CartPole-v1" / "args.yml").write_text(f"trained_agent: '{trained_agent}'")
+        arguments = OrderedDict(trained_agent=trained_agent, wrapper=Path, numbers=(1, 2))  # as RL-Zoo writes them
+        (Path("compared") / run / "CartPole-v1" / "args.yml").write_text(yaml.dump(arguments))
 
     write("dg/CartPole-v1_1", 500, 0.1)
     write("dg/CartPole-v1_2", 300, 0.3, trained_agent="dg/CartPole-v1_1/CartPole-v1.zip")
@@ -632,13 +635,48 @@ def check_algorithms_are_compared_at_the_timestep_that_all_have() -> None:
     assert "CartPole-v1: compared at timestep 300, the last that all have; longer: dg" in output.getvalue()
     assert "dg/CartPole-v1_2/evaluations.npz: it continues another run" in output.getvalue()
     assert "skipped compared/pg/CartPole-v1_2/evaluations.npz: while parsing" in output.getvalue()
+    for text in ("", "!!python/object/apply:os.system ['touch ran']"):
+        Path("compared/pg/CartPole-v1_1/CartPole-v1/args.yml").write_text(text)
+        load_runs(Path("compared"))
+    assert not Path("ran").exists()
     Path("compared/pg/CartPole-v1_1/CartPole-v1/args.yml").write_text("")
     assert ("pg", "CartPole-v1") in load_runs(Path("compared"))
     assert list(load_runs(Path("compared"), envs=["mine/Cart-v1"])) == [("dg", "mine-Cart-v1")]
 
 
+def check_rl_zoo_has_what_the_manager_builds_on() -> None:
+    """Names that it may change without notice: an upgrade should fail here."""
+    import inspect
+
+    import rl_zoo3.train
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    source = inspect.getsource(ExperimentManager)
+    for name in ("_eval_env_kwargs_args", "_hyperparams"):
+        assert name in source, name
+    assert isinstance(inspect.getattr_static(ExperimentManager, "_preprocess_schedules"), staticmethod)
+    assert "ExperimentManager(" in inspect.getsource(rl_zoo3.train.train)
+
+
+def check_verbose_is_read_in_every_way_it_can_be_given() -> None:
+    from sb3_delight.zoo import _verbose
+
+    for flags, level in ((["--verbose", "2"], 2), (["--algo", "dg", "--verbose=2"], 2), ([], 1), (["--verbose"], 1)):
+        assert _verbose(flags) == level
+
+
+def check_commands_at_once_lose_no_row_of_one_another() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from sb3_delight.zoo.best import _append, _read
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda seed: _append(Path("shared.csv"), {"seed": seed, f"package {seed % 3}": 1}), range(40)))
+    assert sorted(int(row["seed"]) for row in _read(Path("shared.csv"))) == list(range(40))
+
+
 def study(name: str) -> Any:
-    from sb3_delight.zoo.manager import open_study
+    from sb3_delight.zoo.studies import open_study
 
     return open_study(f"logs/{name}.log", name)
 

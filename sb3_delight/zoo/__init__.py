@@ -5,6 +5,7 @@ runs one thread (``OMP_NUM_THREADS`` or ``--num-threads`` say otherwise), and wh
 one line.
 """
 
+import argparse
 import importlib
 import os
 import sys
@@ -71,10 +72,19 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
     except Exception as error:
         # Before training starts an error is about the command, and a traceback would only bury it.
-        if ZooManager.started or "--verbose 2" in " ".join(flags):
+        if ZooManager.started or _verbose(flags) > 1:
             raise
         missing = "missing key " if isinstance(error, KeyError) else ""
         sys.exit(f"error: {missing}{' '.join(str(error).split()) or type(error).__name__}")
+
+
+def _verbose(flags: list[str]) -> int:
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("--verbose", type=int, default=1)
+    try:
+        return int(parser.parse_known_args(flags)[0].verbose)
+    except (argparse.ArgumentError, SystemExit):
+        return 1
 
 
 def _threads() -> int:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
@@ -24,7 +25,8 @@ from tqdm import tqdm
 
 from sb3_delight import __version__
 from sb3_delight.arguments import count
-from sb3_delight.zoo.manager import ZooManager, default_storage, open_study
+from sb3_delight.zoo.manager import ZooManager
+from sb3_delight.zoo.studies import default_storage, open_study
 
 __all__ = ["best"]
 
@@ -203,14 +205,15 @@ def _read(results: Path) -> list[Row]:
 
 def _append(results: Path, row: Row) -> None:
     """All rows, those of other commands since the start too, in one move: a kill leaves the old file or the new one."""
-    rows = [*_read(results), row]
-    unfinished = results.with_suffix(f".{os.getpid()}.part")
-    with unfinished.open("w", newline="") as file:
-        # Columns change as packages are installed.
-        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for each in rows for name in each)))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(unfinished, results)
+    with FileLock(results.with_suffix(".lock")):
+        rows = [*_read(results), row]
+        unfinished = results.with_suffix(".part")
+        with unfinished.open("w", newline="") as file:
+            # Columns change as packages are installed.
+            writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for each in rows for name in each)))
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(unfinished, results)
 
 
 def _report(trials: list[FrozenTrial], rows: list[Row]) -> None:
@@ -221,6 +224,5 @@ def _report(trials: list[FrozenTrial], rows: list[Row]) -> None:
     for trial in trials:
         values = scores[trial.number]
         mark = "  <- survives" if trial.number == survivor else ""
-        print(
-            f"{trial.number:>6}{trial.value:>15.1f}{np.mean(values):>12.1f}{np.std(values):>10.1f}{len(values):>7}{mark}"
-        )
+        spread = f"{np.std(values, ddof=1):.1f}" if len(values) > 1 else "-"
+        print(f"{trial.number:>6}{trial.value:>15.1f}{np.mean(values):>12.1f}{spread:>10}{len(values):>7}{mark}")

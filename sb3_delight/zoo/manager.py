@@ -1,28 +1,23 @@
 """RL-Zoo's experiment manager without its traps."""
 
-import contextlib
 import copy
 import json
-import re
 import shutil
-import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 import optuna
 import yaml
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from rl_zoo3 import exp_manager
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
-from sqlalchemy.exc import DatabaseError
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_delight.arguments import as_schedule, is_whole, require
+from sb3_delight.zoo.studies import as_json, create_tables, default_storage, open_study, settled
 
-__all__ = ["ZooManager", "default_storage", "open_study", "packaged_config"]
+__all__ = ["ZooManager", "packaged_config"]
 
 
 def packaged_config(algo: str, env_id: str) -> str | None:
@@ -39,50 +34,11 @@ def packaged_config(algo: str, env_id: str) -> str | None:
     return str(path) if env_id in blocks or "default" in blocks else None
 
 
-def default_storage(log_folder: str, study_name: str) -> str:
-    """Where a named study is kept unless ``--storage`` says otherwise: a journal, safe for several processes."""
-    return str(Path(log_folder) / f"{study_name}.log")
-
-
-def open_study(storage: str, study_name: str) -> optuna.Study:
-    """:raises ValueError: if there is no such study"""
-    missing = ValueError(f"there is no study {study_name!r} in {storage}")
-    is_file = storage.endswith(".log") or storage.startswith("sqlite:///")
-    if is_file and not Path(storage.removeprefix("sqlite:///").partition("?")[0]).is_file():
-        raise missing  # opening it would make it
-    backend: Any = JournalStorage(JournalFileBackend(storage)) if storage.endswith(".log") else storage
-    try:
-        return optuna.load_study(study_name=study_name, storage=backend)
-    except KeyError:
-        raise missing from None
-
-
-def create_tables(url: str) -> None:
-    """Of a database: where several workers open a new one at once all create its tables, and all but one fail."""
-    for _ in range(5):
-        with contextlib.suppress(DatabaseError):
-            optuna.storages.RDBStorage(url)
-            return
-        time.sleep(1.0)
-
-
-def settled(study: optuna.Study, but: int | None = None) -> dict[str, Any]:
-    """What a study was begun with; nothing yet while all its trials, ``but`` one, failed, as a typo makes them."""
-    failed = all(trial.state == TrialState.FAIL for trial in study.get_trials(deepcopy=False) if trial.number != but)
-    setting: dict[str, Any] = {} if failed else study.user_attrs.get("setting", {})
-    return setting
-
-
 def evaluated(policy_kwargs: str | dict[str, Any] | None) -> dict[str, Any]:
     """As RL-Zoo reads them."""
     if isinstance(policy_kwargs, str):
         policy_kwargs = eval(policy_kwargs, vars(exp_manager))
     return policy_kwargs or {}  # type: ignore[return-value]
-
-
-def as_json(value: Any) -> Any:
-    """As a study keeps it; of an object its text, less an address, which is another one in every process."""
-    return json.loads(json.dumps(value, default=lambda other: re.sub(" at 0x[0-9a-f]+", "", str(other))))
 
 
 class Configured(dict[str, Any]):
