@@ -39,11 +39,11 @@ class ActorProcess:
         """The process's number."""
         return os.getpid()
 
-    def publish(self, box: list[Any], version: int) -> None:
-        """Tell of new weights, by a reference in a list: an engine fetches bare ones, needed or not."""
-        self._newest = (box[0], version)
+    def publish(self, wrapped: list[Any], version: int) -> None:
+        """Tell of new weights, by a reference wrapped in a list: an engine fetches bare ones, needed or not."""
+        self._newest = (wrapped[0], version)
 
-    def collect(self, box: list[Any], version: int) -> tuple[Rollout, bytes] | None:
+    def collect(self, wrapped: list[Any], version: int) -> tuple[Rollout, bytes] | None:
         """A packed rollout by the newest weights: those given here or published since. ``None`` after :meth:`stop`."""
         if self._stopped:
             return None
@@ -51,7 +51,7 @@ class ActorProcess:
             self._thread = threading.get_ident()
             torch.set_num_threads(1)
             self._actor = Actor(self._spec, self._stream)
-        reference, version = max((box[0], version), self._newest, key=lambda letter: letter[1])
+        reference, version = max((wrapped[0], version), self._newest, key=lambda pair: pair[1])
         if reference != self._loaded:
             weights = self._fetch(reference)
             policy = {name: torch.tensor(array) for name, array in weights.policy.items()}

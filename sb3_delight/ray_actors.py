@@ -29,10 +29,10 @@ __all__ = ["RayActors"]
 
 logger = logging.getLogger(__name__)
 
-LOOK = 1.0  #: seconds between two looks at the clocks of actors that make the learner wait
-SLOW_START = 60.0  #: seconds after which an actor whose process has not begun is worth a warning
-DEATHS = 30  #: processes of one actor that may die in a row, without a rollout in between
-FAREWELL = 3.0  #: seconds that actors have, in all, to finish a rollout and close their environments
+POLL_SECONDS = 1.0  #: between two looks at the clocks of actors that make the learner wait
+START_SECONDS = 60.0  #: after which an actor whose process has not begun is worth a warning
+MAX_DEATHS_IN_A_ROW = 30  #: of processes of one actor, without a rollout in between
+SHUTDOWN_SECONDS = 3.0  #: that actors have, in all, to finish a rollout and close their environments
 
 
 @dataclass
@@ -42,16 +42,16 @@ class _Worker:
     index: int
     restarts: int
     handle: Any
-    born: Any  #: reference to its process number: ready once the process is
+    pid_reference: Any  #: reference to its process number: ready once the process is
     pid: int | None = None
     tasks: list[Any] = field(default_factory=list)  #: references to the rollouts asked for, the next one first
-    letter: Any = None  #: reference to the last word of new weights: ready once it is read
+    publication: Any = None  #: reference to the last call of publish(): ready once the process has taken it
     since: float = field(default_factory=monotonic)  #: when it was last seen to get on
     deaths: int = 0  #: of its predecessors, since the last rollout
 
-    def mail(self, method: str, *arguments: Any) -> Any:
+    def call_control(self, method: str, *arguments: Any) -> Any:
         """Call a method that does not wait for the rollout under way."""
-        return getattr(self.handle, method).options(concurrency_group="mail").remote(*arguments)
+        return getattr(self.handle, method).options(concurrency_group="control").remote(*arguments)
 
 
 class RayActors:
@@ -134,17 +134,17 @@ class RayActors:
         self._connect()
         self._spec = ray.put(spec)
         remote: Any = ray.remote  # whose types know nothing of concurrency groups
-        self._remote = remote(num_cpus=1, concurrency_groups={"mail": 1})(ActorProcess)
+        self._remote = remote(num_cpus=1, concurrency_groups={"control": 1})(ActorProcess)
         self._dropped = self._lost = self._restarts = self._failures = 0
-        self._workers = [self._hire(index) for index in range(self.n_actors)]
+        self._workers = [self._spawn(index) for index in range(self.n_actors)]
 
     def publish(self, weights: Weights, version: int) -> None:
         """See :class:`~sb3_delight.rollouts.ActorPool`."""
         self._newest = (ray.put(pack_weights(weights)), version)
         for worker in self._workers:
-            # One unread letter at most: behind a process that is stuck they would pile up.
-            if worker.tasks and (worker.letter is None or ray.wait([worker.letter], timeout=0)[0]):
-                worker.letter = worker.mail("publish", [self._newest[0]], version)
+            # One call under way at most: behind a process that is stuck they would pile up.
+            if worker.tasks and (worker.publication is None or ray.wait([worker.publication], timeout=0)[0]):
+                worker.publication = worker.call_control("publish", [self._newest[0]], version)
 
     def collect(self) -> Rollout:
         """See :class:`~sb3_delight.rollouts.ActorPool`.
@@ -153,10 +153,10 @@ class RayActors:
             ``RuntimeError`` if the processes of one actor die again and again
         """
         while True:
-            self._look()
+            self._poll()
             if self._finished:
                 worker, packed = self._finished.popleft()
-                self._ask(self._workers[worker.index])
+                self._request_rollouts(self._workers[worker.index])
                 if self.max_staleness is None or self._newest[1] - packed[0].version <= self.max_staleness:
                     return unpack_rollout(packed)
                 self._dropped += 1
@@ -176,10 +176,10 @@ class RayActors:
         try:
             begun = [worker for worker in workers if worker.pid is not None and ray.is_initialized()]
             for worker in begun:
-                worker.mail("stop")
-            farewells = [worker.handle.close.remote() for worker in begun]
-            if farewells:
-                ray.wait(farewells, num_returns=len(farewells), timeout=FAREWELL)
+                worker.call_control("stop")
+            closing = [worker.handle.close.remote() for worker in begun]
+            if closing:
+                ray.wait(closing, num_returns=len(closing), timeout=SHUTDOWN_SECONDS)
         finally:
             if ray.is_initialized():
                 for worker in workers:
@@ -202,27 +202,27 @@ class RayActors:
         self._connected = True  # so that close() ends what is left of a failed attempt
         ray.init(address, **{**options, **self.ray_init})
 
-    def _hire(self, index: int, restarts: int = 0, deaths: int = 0) -> _Worker:
+    def _spawn(self, index: int, restarts: int = 0, deaths: int = 0) -> _Worker:
         handle = self._remote.remote(self._spec, (index, restarts), ray.get)
-        return _Worker(index, restarts, handle, born=handle.pid.remote(), deaths=deaths)
+        return _Worker(index, restarts, handle, pid_reference=handle.pid.remote(), deaths=deaths)
 
-    def _ask(self, worker: _Worker) -> None:
+    def _request_rollouts(self, worker: _Worker) -> None:
         """Have an actor make as many rollouts as it may."""
-        waiting = sum(each.index == worker.index for each, _ in self._finished)
         if worker.pid is None:
             return
         if not worker.tasks:
             worker.since = monotonic()
+        waiting = sum(each.index == worker.index for each, _ in self._finished)
         while len(worker.tasks) + waiting < self.rollouts_per_actor:
             reference, version = self._newest
             worker.tasks.append(worker.handle.collect.remote([reference], version))
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         """Take in what is ready, waiting a moment for it if there is no finished rollout."""
-        awaited = {task: each for each in self._workers for task in (each.tasks if each.pid else [each.born])}
+        awaited = {task: each for each in self._workers for task in (each.tasks if each.pid else [each.pid_reference])}
         references = list(awaited)
-        patience = 0.0 if self._finished else LOOK
-        if references and ray.wait(references, timeout=patience)[0]:
+        timeout = 0.0 if self._finished else POLL_SECONDS
+        if references and ray.wait(references, timeout=timeout)[0]:
             for reference in ray.wait(references, num_returns=len(references), timeout=0)[0]:
                 if self._workers[awaited[reference].index] is awaited[reference]:  # not replaced just now
                     self._receive(awaited[reference], reference)
@@ -244,16 +244,16 @@ class RayActors:
                 worker.tasks.remove(reference)
                 worker.deaths = 0
                 self._finished.append((worker, result))
-            self._ask(worker)
+            self._request_rollouts(worker)
 
     def _check_clock(self, worker: _Worker) -> None:
         waited = monotonic() - worker.since
-        if worker.pid is None and waited > SLOW_START:
+        if worker.pid is None and waited > START_SECONDS:
             worker.since = monotonic()
             logger.warning("actor %d has no process yet: has Ray a CPU for it? It waits.", worker.index)
         elif worker.tasks and waited > self.timeout:
             try:
-                stack = ray.get(worker.mail("stack"), timeout=LOOK)
+                stack = ray.get(worker.call_control("stack"), timeout=POLL_SECONDS)
             except RayError:
                 stack = "(it does not even say where)"
             what = f"made no rollout within timeout={self.timeout:g} s; it was at\n{stack}"
@@ -267,23 +267,23 @@ class RayActors:
         if self._failures > self.max_restarts:
             error.add_note(f"This was actor {worker.index}, and all max_restarts={self.max_restarts} are used up.")
             raise error from remote
-        self._rehire(worker, f"{what}\nThis is failure {self._failures} of max_restarts={self.max_restarts}", 0)
+        self._restart(worker, f"{what}\nThis is failure {self._failures} of max_restarts={self.max_restarts}", 0)
 
     def _died(self, worker: _Worker, error: Exception) -> None:
         """Nobody's fault, unless it goes on."""
         if getattr(error, "actor_init_failed", False):
             raise RuntimeError(f"actor {worker.index} could not be made: {error}") from error
-        if worker.deaths >= DEATHS:
-            what = f"{DEATHS + 1} processes of actor {worker.index} died in a row without making a rollout"
+        if worker.deaths >= MAX_DEATHS_IN_A_ROW:
+            what = f"{MAX_DEATHS_IN_A_ROW + 1} processes of actor {worker.index} died in a row without making a rollout"
             raise RuntimeError(what) from error
         cause = textwrap.shorten(str(error).splitlines()[-1], 200)  # before it come Ray's own numbers
-        self._rehire(worker, f"died: {cause}", worker.deaths + 1)
+        self._restart(worker, f"died: {cause}", worker.deaths + 1)
 
-    def _rehire(self, worker: _Worker, why: str, deaths: int) -> None:
+    def _restart(self, worker: _Worker, why: str, deaths: int) -> None:
         lost = int(bool(worker.tasks))  # of those asked for, one at a time is under way
         self._lost += lost
         self._restarts += 1
         name = f"actor {worker.index} (process {worker.pid})"
         logger.warning("%s %s. It is replaced; %s is lost.", name, why, "its rollout" if lost else "no rollout")
         ray.kill(worker.handle)
-        self._workers[worker.index] = self._hire(worker.index, worker.restarts + 1, deaths)
+        self._workers[worker.index] = self._spawn(worker.index, worker.restarts + 1, deaths)

@@ -23,6 +23,7 @@ import control_levers
 import control_tasks
 import control_tuning
 import harness
+import training
 from control_methods import LessEntropyDG
 from control_tasks import Config
 from envs import MatchPoint
@@ -106,7 +107,7 @@ def test_dg_is_trained_with_the_settings_that_are_packaged() -> None:
         assert block.pop("n_timesteps") == arm.updates
         assert block.pop("gamma", 0.99) == model.gamma
         networks = eval(block.pop("policy_kwargs"), {"importlib": importlib})  # as RL-Zoo reads it
-        assert networks == (control_tasks.SHARED_CNN if arm.cnn else {"log_std_init": arm.log_std_init})
+        assert networks == (training.MINATAR_POLICY if arm.cnn else {"log_std_init": arm.log_std_init})
         for name, value in block.items():
             found = getattr(model, name)
             assert (found(1.0) if callable(found) else found) == value, (env, name)

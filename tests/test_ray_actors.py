@@ -201,7 +201,7 @@ def test_rollouts_wait_up_to_the_bound_and_are_dropped_when_too_old(
     running_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the end the environment is closed."""
-    monkeypatch.setattr(ray_actors, "FAREWELL", PATIENCE)
+    monkeypatch.setattr(ray_actors, "SHUTDOWN_SECONDS", PATIENCE)
     pool = RayActors(1, env_fn=lambda: Closes(tmp_path / "closed"), rollouts_per_actor=3, max_staleness=1)
     model = make(pool)
     weights = Weights({name: tensor.detach() for name, tensor in model.policy.state_dict().items()}, {})
@@ -231,7 +231,7 @@ def test_rollouts_wait_up_to_the_bound_and_are_dropped_when_too_old(
 def test_dict_observations_and_box_actions(
     running_ray: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_actors, "SLOW_START", 0.01)
+    monkeypatch.setattr(ray_actors, "START_SECONDS", 0.01)
     image = spaces.Box(0, 255, (36, 36, 1), np.uint8)
     env = DummyVecEnv([lambda: AnySpaces(spaces.Dict({"image": image, "speed": BOX}), BOX)])
     pool = Spy(1, env_fn=lambda: AnySpaces(spaces.Dict({"image": image, "speed": BOX}), BOX))
@@ -313,7 +313,7 @@ def test_one_failure_too_many_is_raised(running_ray: None) -> None:
 
 
 def test_processes_that_always_die_end_training(running_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_actors, "DEATHS", 1)
+    monkeypatch.setattr(ray_actors, "MAX_DEATHS_IN_A_ROW", 1)
     with pytest.raises(RuntimeError, match="2 processes of actor 0 died in a row without making a rollout"):
         make(RayActors(1, env_fn=lambda: Fails(die)), DummyVecEnv([Telling])).learn(32)
 

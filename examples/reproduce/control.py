@@ -29,7 +29,7 @@ import numpy as np
 import training
 import yaml
 from control_methods import LessEntropyDG, PerDimensionDG, ReusingDG, ReusingPG, clip_apart
-from control_tasks import ATARI_LABELS, FRESH_SEED, LABELS, MINATAR, MUJOCO, SHARED_CNN, Config
+from control_tasks import ATARI_LABELS, FRESH_SEED, LABELS, MINATAR, MUJOCO, Config
 from harness import Array, Row, Runs
 from matplotlib.figure import Figure
 from sb3_contrib import TRPO
@@ -40,7 +40,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sb3_delight import DG, KondoDG, PolicyGradient
-from sb3_delight.arguments import as_schedule
+from sb3_delight.arguments import as_schedule, require
 from sb3_delight.baselines import ScaledPO
 from sb3_delight.zoo import plots
 
@@ -176,6 +176,7 @@ def make_model(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
     if config.method in OTHERS:
         return make_other(config, env, seed)
     cls, own = (OURS | MUTING)[config.method]
+    require(config.reference in (None, 0, 1), "reference", config.reference, "0 or 1 standard deviations off, or None")
     if config.reference is not None:
         own = {**own, "surprisal_baseline": "mode"}
     if config.reference == 1:
@@ -210,7 +211,7 @@ def make_model(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
     if config.relu:
         networks["activation_fn"] = nn.ReLU
     if config.cnn:
-        networks = dict(SHARED_CNN)
+        networks = dict(training.MINATAR_POLICY)
     model = cls("MlpPolicy", env, policy_kwargs=networks, **arguments)
     if config.clip_apart:
         clip_apart(model)
@@ -225,7 +226,7 @@ def make_other(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
     if isinstance(settings.get("policy_kwargs"), str):
         settings["policy_kwargs"] = eval(settings["policy_kwargs"], {"nn": nn, "dict": dict})  # as RL-Zoo reads it
     if config.cnn:
-        settings["policy_kwargs"] = SHARED_CNN
+        settings["policy_kwargs"] = training.MINATAR_POLICY
     if "policy_kwargs" in settings:
         settings["policy_kwargs"] = dict(settings["policy_kwargs"])  # A2C adds its optimiser to what it is given
     return OTHERS[config.method]("MlpPolicy", env, seed=seed, device="cpu", **settings)

@@ -1,11 +1,8 @@
 """What ``control.py`` runs: the fields of a run, the tasks, and how figures show the methods."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import harness
-
-from sb3_delight.envs.minatar import MinAtarCNN
 
 
 @dataclass(frozen=True)
@@ -37,11 +34,10 @@ class Config:
     relu: bool = False
     log_std_init: float = 0.0
     use_sde: bool = False
-    cnn: bool = False  # SHARED_CNN
+    cnn: bool = False  # training.MINATAR_POLICY
 
 
 FRESH_SEED = 10  #: the first of those by which results are judged: those below have chosen settings
-SHARED_CNN: dict[str, Any] = {"features_extractor_class": MinAtarCNN, "net_arch": []}
 MUJOCO = {
     task.env: task
     for task in (

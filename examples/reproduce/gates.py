@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_delight import DG, KondoDG, PolicyGradient
-from sb3_delight.envs.minatar import MinAtarCNN
 from sb3_delight.kondo_dg import Priority
 
 
@@ -75,7 +74,7 @@ def make_model(config: Config, env: VecEnv, seed: int) -> PolicyGradient:
         "device": "cpu",
     }
     if config.cnn:
-        arguments["policy_kwargs"] = {"features_extractor_class": MinAtarCNN, "net_arch": []}
+        arguments["policy_kwargs"] = dict(training.MINATAR_POLICY)
     if config.method == "kondo":
         names = ("priority", "gate_rate", "temperature", "critic_rate")
         return KondoDG("MlpPolicy", env, **{name: getattr(config, name) for name in names}, **arguments)

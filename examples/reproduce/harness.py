@@ -13,6 +13,7 @@ import csv
 import dataclasses
 import functools
 import hashlib
+import io
 import multiprocessing
 import os
 import signal
@@ -58,6 +59,11 @@ class Experiment:
     first_seed: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by figure, where it is not 0
 
 
+def vary(config: Any, field: str, values: Iterable[Any]) -> list[Any]:
+    """One config for each value of a field."""
+    return [dataclasses.replace(config, **{field: value}) for value in values]
+
+
 # --- runs and rows ------------------------------------------------------------------------------------------------
 
 
@@ -96,12 +102,13 @@ def drop_torn_runs(path: Path, columns: Sequence[str]) -> None:
 
 
 def as_text(rows: Sequence[Row], columns: Sequence[str], header: bool = True) -> str:
-    cells = [[format_cell(row.get(column, "")) for column in columns] for row in rows]
-    return "".join(",".join(line) + "\n" for line in ([list(columns)] if header else []) + cells)
-
-
-def format_cell(value: Any) -> str:
-    return f"{value:.5g}" if isinstance(value, float) else str(value).replace(",", ";")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    if header:
+        writer.writeheader()
+    for row in rows:
+        writer.writerow({name: f"{value:.5g}" if isinstance(value, float) else value for name, value in row.items()})
+    return text.getvalue()
 
 
 def append_rows(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
@@ -290,6 +297,11 @@ STYLE: Any = {
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.8,
 }
+
+
+def shades(count: int) -> list[Any]:
+    """Colours for arms that differ in a number."""
+    return [matplotlib.colormaps["viridis"](x) for x in np.linspace(0, 0.88, count)]
 
 
 def panels(count: int = 1, width: float = 5.2, height: float = 3.7) -> tuple[Figure, list[Axes]]:

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import harness
-import matplotlib
 import numpy as np
 import torch
 from harness import Array, Row, Runs
@@ -62,10 +61,6 @@ PRIORITIES = ("delight", "advantage", "abs_advantage", "surprisal", "additive", 
 STALE = ("pg", "iw", "ppo", "kondo", "dg")
 
 
-def vary(config: Config, field: str, values: tuple[Any, ...]) -> list[Config]:
-    return [dataclasses.replace(config, **{field: value}) for value in values]
-
-
 def stale(config: Config, method: str, delay: int) -> Config:
     return dataclasses.replace(config, method=harness.run_that_stands_for(method, delay), delay=delay)
 
@@ -73,16 +68,16 @@ def stale(config: Config, method: str, delay: int) -> Config:
 SWEEP = {
     "learning": [Config(method="cross_entropy"), Config(), HALF_PG, DG, KONDO],
     "entropy": [
-        *vary(Config(), "entropy_bonus", (0.0, *BONUSES)),
-        *vary(DG, "temperature", (0.3, 1.0, 3.0)),
-        *vary(DG, "entropy_bonus", (0.1, 0.3)),
+        *harness.vary(Config(), "entropy_bonus", (0.0, *BONUSES)),
+        *harness.vary(DG, "temperature", (0.3, 1.0, 3.0)),
+        *harness.vary(DG, "entropy_bonus", (0.1, 0.3)),
     ],
-    "baselines": [*vary(Config(), "baseline", BASELINES), *vary(DG, "baseline", BASELINES)],
-    "priority": vary(KONDO, "priority", PRIORITIES),
-    "rates": [Config(), *vary(KONDO, "gate_rate", (0.01, 0.03, 0.1, 0.3, 1.0, 0.0))],
+    "baselines": [*harness.vary(Config(), "baseline", BASELINES), *harness.vary(DG, "baseline", BASELINES)],
+    "priority": harness.vary(KONDO, "priority", PRIORITIES),
+    "rates": [Config(), *harness.vary(KONDO, "gate_rate", (0.01, 0.03, 0.1, 0.3, 1.0, 0.0))],
     "staleness": [stale(Config(), method, delay) for method in STALE for delay in DELAYS],
-    "noise": [*vary(DG, "delight_noise", NOISES), *vary(KONDO, "delight_noise", NOISES)],
-    "samples": [*vary(Config(), "samples", SAMPLES), *vary(DG, "samples", SAMPLES)],
+    "noise": [*harness.vary(DG, "delight_noise", NOISES), *harness.vary(KONDO, "delight_noise", NOISES)],
+    "samples": [*harness.vary(Config(), "samples", SAMPLES), *harness.vary(DG, "samples", SAMPLES)],
     "alignment": [dataclasses.replace(DG, alignment=True)],
 }
 
@@ -185,16 +180,16 @@ def method_weight(config: Config, log_prob: Tensor, advantage: Tensor, behaviour
         return objectives.ppo_clip_weight(log_prob, advantage, behaviour)
     if config.method == "scaled":
         return objectives.scaled_weight(log_prob, advantage)
-    chi = objectives.delight(log_prob, advantage)
-    return objectives.gate(blurred(config, chi, noise.unsqueeze(-1)), config.temperature)
+    delight = objectives.delight(log_prob, advantage)
+    return objectives.gate(blurred(config, delight, noise.unsqueeze(-1)), config.temperature)
 
 
-def blurred(config: Config, chi: Tensor, noise: Tensor) -> Tensor:
+def blurred(config: Config, delight: Tensor, noise: Tensor) -> Tensor:
     """Delight known only roughly."""
     if not config.delight_noise:
-        return chi
-    scale = chi.square().flatten(1).mean(dim=1).sqrt().view(-1, *[1] * (chi.ndim - 1))
-    return chi + config.delight_noise * scale * noise
+        return delight
+    scale = delight.square().flatten(1).mean(dim=1).sqrt().view(-1, *[1] * (delight.ndim - 1))
+    return delight + config.delight_noise * scale * noise
 
 
 @torch.no_grad()
@@ -208,10 +203,10 @@ def kondo_rows(
     log_probs = log_policy(parameters, images[batch.image])
     log_prob = log_probs.gather(-1, batch.action).squeeze(-1)
     advantage = (batch.action.squeeze(-1) == labels).float() - baseline(config, log_probs).squeeze(-1)
-    chi = blurred(config, objectives.delight(log_prob, advantage), noise)
+    delight = blurred(config, objectives.delight(log_prob, advantage), noise)
     score = noise  # as random as any: one stream of noise serves the random arm and the blurred delight
     if config.priority == "delight":
-        score = chi
+        score = delight
     elif config.priority != "random":
         score = objectives.priority(config.priority, log_prob, advantage)  # additive: alpha = 1/2 (U)
     if config.gate_rate:
@@ -352,10 +347,6 @@ def colour(config: Config) -> str:
     return harness.COLOURS["half_pg" if math.isinf(config.temperature) else method]
 
 
-def shades(count: int) -> list[Any]:
-    return [matplotlib.colormaps["viridis"](x) for x in np.linspace(0, 0.88, count)]
-
-
 def error_axes(figure: Figure, data: str, legends: bool = True) -> Figure:
     for axes in figure.axes:
         axes.set(xscale="log", yscale="log", xlabel="update", ylabel=f"test error, {data}", xlim=(10, None))
@@ -394,7 +385,7 @@ def entropy(runs: Runs) -> Figure:
     return curves(
         runs,
         [
-            (t, g, [f"{name[t]} {getattr(c, name[t]):g}".replace("entropy_", "") for c in g], shades(len(g)))
+            (t, g, [f"{name[t]} {getattr(c, name[t]):g}".replace("entropy_", "") for c in g], harness.shades(len(g)))
             for t, g in groups.items()
         ],
     )
@@ -403,7 +394,7 @@ def entropy(runs: Runs) -> Figure:
 def by_method(runs: Runs, titles: dict[str, str], label: Callable[[Config], str]) -> Figure:
     """A panel a method, a curve a config."""
     groups = {title: [c for c in runs.configs if c.method == method] for method, title in titles.items()}
-    return curves(runs, [(title, g, [label(c) for c in g], shades(len(g))) for title, g in groups.items()])
+    return curves(runs, [(title, g, [label(c) for c in g], harness.shades(len(g))) for title, g in groups.items()])
 
 
 def baselines(runs: Runs) -> Figure:
@@ -419,7 +410,7 @@ def priority(runs: Runs) -> Figure:
 
 def rates(runs: Runs) -> Figure:
     """Learning curves, and the speed-up over PG to the target error when a backward pass costs c forward passes."""
-    order = shades(len(runs.configs))
+    order = harness.shades(len(runs.configs))
     figure = curves(runs, [("", runs.configs, [words(c) for c in runs.configs], order), ("", [], [], [])])
     costs = figure.axes[1]
     costs.clear()

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import harness
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -84,10 +83,6 @@ MAIN = [  # under frictions learning takes longer
 FRESH = (Config(), BONUS, Config(method="pmpo"), DG)  # without old actors every ratio is 1, and PPO the policy gradient
 
 
-def vary(config: Config, field: str, values: tuple[Any, ...]) -> list[Config]:
-    return [dataclasses.replace(config, **{field: value}) for value in values]
-
-
 def scaled_frictions(config: Config, level: float) -> Config:
     """All four frictions at a multiple of their levels."""
     return dataclasses.replace(config, **{name: type(value)(level * value) for name, value in FRICTIONS.items()})
@@ -103,8 +98,8 @@ SWEEP: dict[str, list[Config]] = {
     ],
     "entropy": [
         Config(),
-        *vary(Config(), "entropy_bonus", (0.01, 0.03, 0.1, 0.3)),
-        *vary(DG, "temperature", (0.3, 1.0, 3.0)),
+        *harness.vary(Config(), "entropy_bonus", (0.01, 0.03, 0.1, 0.3)),
+        *harness.vary(DG, "temperature", (0.3, 1.0, 3.0)),
     ],
     "frictions": [scaled_frictions(arm, 1) for arm in MAIN],
     "each_friction": [dataclasses.replace(arm, **{name: value}) for name, value in FRICTIONS.items() for arm in MAIN],
@@ -116,9 +111,13 @@ SWEEP: dict[str, list[Config]] = {
         for arm in FRESH
     ],
     "scaling": [
-        *(config for arm in FRESH for config in vary(arm, "horizon", (5, 10, 15, 20))),
-        *(config for arm in FRESH for config in vary(arm, "symbols", (2, 4, 8, 16))),
-        *(scaled_frictions(config, 1) for arm in MAIN for config in vary(arm, "horizon", (2, 4, 6, 8, 10, 12, 14))),
+        *(config for arm in FRESH for config in harness.vary(arm, "horizon", (5, 10, 15, 20))),
+        *(config for arm in FRESH for config in harness.vary(arm, "symbols", (2, 4, 8, 16))),
+        *(
+            scaled_frictions(config, 1)
+            for arm in MAIN
+            for config in harness.vary(arm, "horizon", (2, 4, 6, 8, 10, 12, 14))
+        ),
     ],
     "asynchronous": [
         WarmConfig(method=m, learning_rate=rate)
@@ -304,8 +303,8 @@ def loss_of(
     elif config.method == "dg":
         weight = objectives.dg_weight(log_prob, advantage, config.temperature)
     elif config.method == "kondo_token":
-        chi = objectives.delight(log_prob, advantage)
-        weight = objectives.gate(chi, temperature=0.0, price=objectives.price_for_rate(chi, config.gate_rate))
+        delight = objectives.delight(log_prob, advantage)
+        weight = objectives.gate(delight, temperature=0.0, price=objectives.price_for_rate(delight, config.gate_rate))
     elif config.method == "iw":
         weight = objectives.importance_weight(log_prob, advantage, actor_log_prob)
     elif config.method == "ppo":
@@ -428,7 +427,7 @@ def curves(runs: Runs, groups: dict[str, list[Config]], label: Callable[[Config]
     for panel, (title, configs) in zip(axes, groups.items(), strict=True):
         tints = [colour(c) for c in configs]
         if len(set(tints)) < len(tints):
-            tints = [matplotlib.colormaps["viridis"](x) for x in np.linspace(0, 0.88, len(configs))]
+            tints = harness.shades(len(configs))
         for config, tint in zip(configs, tints, strict=True):
             dashes = {"ppo": (0, (2, 2)), "iw": (0, (5, 5))}.get(config.method, "-")  # at zero delay they lie on PG
             harness.draw(panel, runs, config, "error", label(config), color=tint, linestyle=dashes)

@@ -19,6 +19,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from sb3_delight.envs.minatar import MinAtarCNN
+
 #: columns of every row, besides ``seed`` and ``step``
 METRICS = (
     "env_steps",  # taken so far: at least `step`, as runs are looked at between two updates
@@ -31,6 +33,8 @@ METRICS = (
     "update_seconds",  # of these, in the update phase
 )
 PACKAGES = ("stable-baselines3", "gymnasium", "mujoco", "MinAtar")  # what a score depends on, besides torch and numpy
+#: ``policy_kwargs`` of MinAtar's games: one CNN for actor and critic
+MINATAR_POLICY: dict[str, Any] = {"features_extractor_class": MinAtarCNN, "net_arch": []}
 MakeModel = Callable[[VecEnv, int], OnPolicyAlgorithm]
 
 
