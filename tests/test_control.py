@@ -343,13 +343,18 @@ def test_reuse_corrects_the_last_rollouts_and_trains_on_them_first(method: str) 
 
 
 @pytest.mark.parametrize(
-    ("figure", "methods"),
-    [("levers", 2), ("clip", 4), ("tuning", 3), ("Hopper-v5", 17), ("Breakout-v1", 19), ("bonus", 5)],
+    ("figure", "loops"),
+    [("levers", 4), ("clip", 5), ("tuning", 4), ("Hopper-v5", 8), ("Breakout-v1", 8), ("bonus", 2)],
 )
-def test_a_figure_runs_and_draws(figure: str, methods: int, tmp_path: Path) -> None:
-    first = list({config.method: config for config in control.SWEEP[figure]}.values())
-    assert len(first) == methods
-    experiment = dataclasses.replace(control.EXPERIMENT, sweep={figure: first})
+def test_a_figure_runs_and_draws(figure: str, loops: int, tmp_path: Path) -> None:
+    """An arm for each class and loop."""
+    classes: dict[str, Any] = {
+        **control.OTHERS,
+        **{name: cls for name, (cls, _) in (control.OURS | control.MUTING).items()},
+    }
+    arms = list({(classes[config.method], config.clipped): config for config in control.SWEEP[figure]}.values())
+    assert len(arms) == loops
+    experiment = dataclasses.replace(control.EXPERIMENT, sweep={figure: arms})
     harness.main(experiment, ["--smoke", "--seeds", "1", "--workers", "1", "--output", str(tmp_path)])
     (drawn,) = (tmp_path / "figures").iterdir()
     assert drawn.stat().st_size > 0

@@ -324,7 +324,7 @@ EXPERIMENT = harness.Experiment(
     metrics=(*training.METRICS, *training.PACKAGES),
     seeds=5,
     seeds_per_job=1,
-    smoke={"updates": 3000, "evaluations": 1},
+    smoke={"updates": 2048, "evaluations": 1},  # one rollout
     summary={"deterministic": iqm, "sampled": iqm, "training_seconds": np.mean},
     first_seed=dict.fromkeys(SWEEP.keys() - {"levers", "clip", "tuning"}, FRESH_SEED),
 )
