@@ -23,11 +23,12 @@ import control_levers
 import control_tasks
 import control_tuning
 import harness
+import records
 import training
 from control_methods import LessEntropyDG
 from control_tasks import Config
 from envs import MatchPoint
-from harness import Row
+from records import Row
 
 from sb3_delight import DG, KondoDG, objectives
 from sb3_delight.buffers import flat_rollout
@@ -77,7 +78,7 @@ def test_to_first_order_dg_holds_the_bonus_of_its_temperature() -> None:
 @pytest.mark.parametrize("env", TASKS)
 def test_methods_of_ours_share_every_setting(env: str) -> None:
     arms = control.arms(TASKS[env])
-    assert len({harness.run_name(arm) for arm in arms}) == len(arms)
+    assert len({records.run_name(arm) for arm in arms}) == len(arms)
     assert {arm.method for arm in arms} == {
         *control.OTHERS,
         *(method for method in control.OURS if env in control.ALONE.get(method, TASKS)),
@@ -124,7 +125,7 @@ def test_every_budget_is_the_same() -> None:
 def test_a_lever_is_pulled_alike_for_both_methods() -> None:
     for task in control_levers.TASKS:
         arms = control_levers.arms(task)
-        assert len({harness.run_name(arm) for arm in arms.values()}) == len(arms)
+        assert len({records.run_name(arm) for arm in arms.values()}) == len(arms)
         assert [name for name, method in arms if method == "dg"] == control_levers.NAMES
         for name in control_levers.LEVERS:
             assert dataclasses.replace(arms[name, "dg"], method="pg") == arms[name, "pg"]
@@ -157,7 +158,7 @@ def test_every_method_is_tuned_in_the_same_trials() -> None:
     for method, of_method in trials.items():
         for plain, trial in zip(trials["pg"], of_method, strict=True):
             assert trial == plain | {name: trial[name] for name in own[method]}
-    names = [harness.run_name(config) for config in control_tuning.SWEEP]
+    names = [records.run_name(config) for config in control_tuning.SWEEP]
     assert len(set(names)) == len(names) == 3 * 3 * control_tuning.TRIALS
     known = {config for method in trials for config in control_tuning.configs(method, control_tuning.KNOWN)}
     assert known <= set(control_levers.CLIP_SWEEP)
@@ -189,14 +190,14 @@ def test_finalists_are_the_best_by_the_screening_seed_and_judged_by_others(tmp_p
     sweep = [config for trial in range(6) for config in control_tuning.configs("dg", trial)][:-1]
     experiment = dataclasses.replace(control.EXPERIMENT, sweep={"tuning": sweep}, run=run, summary={})
     harness.main(experiment, ["--seeds", "3", "--workers", "1", "--output", str(tmp_path)])
-    runs = harness.Runs(tmp_path / "results" / "control.csv", sweep)
+    runs = records.Runs(tmp_path / "results" / "control.csv", sweep)
     assert control_tuning.ranking(runs, "dg")[:5] == [4, 3, 2, 1, 0]
     assert control_tuning.scores(runs, "dg", 3) == pytest.approx({0: 3, 1: 2, 2: 1}, abs=1e-3)
     assert control_tuning.scores(runs, "dg", 5) == control_tuning.scores(runs, "pg", 0) == {}
 
 
 def test_the_finalists_named_are_those_of_the_results() -> None:
-    runs = harness.Runs(harness.HERE / "results" / "control.csv", control_tuning.SWEEP)
+    runs = records.Runs(harness.HERE / "results" / "control.csv", control_tuning.SWEEP)
     for method, trials in control_tuning.BEST.items():
         assert tuple(control_tuning.ranking(runs, method)[: len(trials)]) == trials
         assert not trials or not np.isnan(control_tuning.screening(runs, method)).any()
@@ -393,7 +394,7 @@ def test_results_are_judged_by_seeds_that_chose_no_setting(tmp_path: Path, capsy
     sweep = control.arms(control_tasks.MUJOCO["Hopper-v5"])[:1]
     experiment = dataclasses.replace(control.EXPERIMENT, sweep={"Hopper-v5": sweep}, run=made_up)
     harness.main(experiment, ["--seeds", "3", "--workers", "1", "--output", str(tmp_path)])
-    runs = harness.Runs(tmp_path / "results" / "control.csv", sweep)
+    runs = records.Runs(tmp_path / "results" / "control.csv", sweep)
     assert runs.seeds(sweep[0]) == {10, 11, 12}
     assert "PPO, RL-Zoo" + 35 * " " + "911 [910, 912], 3 seeds\n" in capsys.readouterr().out  # no DG to compare with
 
@@ -408,7 +409,7 @@ def test_scores_are_means_of_the_last_three_evaluations(tmp_path: Path) -> None:
         "levers": lambda _: plt.figure()
     })  # fmt: skip
     harness.main(experiment, ["--seeds", "2", "--workers", "1", "--output", str(tmp_path)])
-    runs = harness.Runs(tmp_path / "results" / "control.csv", [config])
+    runs = records.Runs(tmp_path / "results" / "control.csv", [config])
     assert runs.late(config, "deterministic").tolist() == [5, 6]
     assert runs.late(dataclasses.replace(config, gamma=0.5), "deterministic").size == 0
 

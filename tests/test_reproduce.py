@@ -25,6 +25,8 @@ import control
 import gates
 import harness
 import mnist
+import plotting
+import records
 import stale_actors
 import tabular
 import temperature
@@ -48,15 +50,15 @@ class Config:
 CALLS: list[tuple[float, list[int]]] = []
 
 
-def run(config: Config, seeds: list[int]) -> list[harness.Row]:
+def run(config: Config, seeds: list[int]) -> list[records.Row]:
     CALLS.append((config.slope, seeds))
     return [{"seed": s, "step": u, "error": config.slope * u + s} for s in seeds for u in range(config.updates + 1)]
 
 
-def draw(runs: harness.Runs) -> Figure:
-    figure, (axes,) = harness.panels()
+def draw(runs: records.Runs) -> Figure:
+    figure, (axes,) = plotting.panels()
     for config in runs.configs:
-        harness.draw(axes, runs, config, "error", str(config.slope))
+        plotting.draw(axes, runs, config, "error", str(config.slope))
     return figure
 
 
@@ -74,7 +76,7 @@ EXPERIMENT = harness.Experiment(
 
 def results(folder: Path) -> list[tuple[str, ...]]:
     """Rows in order, less the time they took."""
-    rows = harness.read_rows(folder / "results" / "toy.csv")
+    rows = records.read_rows(folder / "results" / "toy.csv")
     return sorted(tuple(v for k, v in row.items() if k != "seconds") for row in rows)
 
 
@@ -114,7 +116,7 @@ def test_a_sweep_killed_at_any_byte_ends_like_one_that_was_not(tmp_path: Path) -
 def test_ctrl_c_or_kill_keeps_what_is_done_and_the_command_continues(
     number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(config: Config, seeds: list[int]) -> list[harness.Row]:
+    def interrupted(config: Config, seeds: list[int]) -> list[records.Row]:
         if config.slope == 2.0:
             signal.raise_signal(number)
         return run(config, seeds)
@@ -152,16 +154,16 @@ def test_a_command_says_what_it_is_about_to_run(tmp_path: Path, capsys: pytest.C
 def test_a_run_that_two_commands_computed_at_once_counts_once(tmp_path: Path) -> None:
     sweep(tmp_path)
     path = tmp_path / "results" / "toy.csv"
-    before = harness.Runs(path, [Config(2.0)]).get(Config(2.0), "error")[1]
+    before = records.Runs(path, [Config(2.0)]).get(Config(2.0), "error")[1]
     with path.open("a") as file:
         file.writelines(path.read_text().splitlines(keepends=True)[1:])
-    after = harness.Runs(path, [Config(2.0)]).get(Config(2.0), "error")[1]
+    after = records.Runs(path, [Config(2.0)]).get(Config(2.0), "error")[1]
     assert after.tolist() == before.tolist() == [[0, 2, 4], [1, 3, 5], [2, 4, 6]]
 
 
 def test_rows_say_where_they_come_from(tmp_path: Path) -> None:
     sweep(tmp_path, "--seeds", "1")
-    for row in harness.read_rows(tmp_path / "results" / "toy.csv"):
+    for row in records.read_rows(tmp_path / "results" / "toy.csv"):
         assert row["torch"] == torch.__version__
         assert row["numpy"] == np.__version__
         assert row["device"] == "cpu"
@@ -169,16 +171,16 @@ def test_rows_say_where_they_come_from(tmp_path: Path) -> None:
 
 
 def test_a_changed_field_is_another_run() -> None:
-    names = {harness.run_name(config) for config in (Config(), Config(2.0), Config(updates=3))}
+    names = {records.run_name(config) for config in (Config(), Config(2.0), Config(updates=3))}
     assert len(names) == 3
-    assert harness.run_name(Config(2.0)).startswith("slope=2.0 #")
+    assert records.run_name(Config(2.0)).startswith("slope=2.0 #")
 
 
 def test_workers_compute_what_one_process_computes(tmp_path: Path) -> None:
     for workers in ("1", "2"):
         options = ["--smoke", "--figure", "arms", "--workers", workers, "--output", str(tmp_path / workers)]
         harness.main(tabular.EXPERIMENT, options)
-    one, two = (harness.read_rows(tmp_path / w / "results" / "tabular.csv") for w in ("1", "2"))
+    one, two = (records.read_rows(tmp_path / w / "results" / "tabular.csv") for w in ("1", "2"))
     assert {(r["run"], r["seed"], r["step"], r["error"]) for r in one} == {
         (r["run"], r["seed"], r["step"], r["error"]) for r in two
     }
@@ -186,12 +188,12 @@ def test_workers_compute_what_one_process_computes(tmp_path: Path) -> None:
 
 def test_interval_is_that_of_the_mean_and_survives_runs_that_never_arrive() -> None:
     values = np.random.default_rng(1).normal(5.0, 1.0, size=(50, 3))
-    middle, low, high = harness.interval(values)
+    middle, low, high = records.interval(values)
     half_width = 1.96 * values.std(axis=0) / np.sqrt(50)
     np.testing.assert_allclose(middle, values.mean(axis=0))
     np.testing.assert_allclose(high - middle, half_width, rtol=0.1)
     np.testing.assert_allclose(middle - low, half_width, rtol=0.1)
-    middle, low, high = harness.interval(np.array([1.0, 2.0, 3.0, math.inf, math.inf]), np.median)
+    middle, low, high = records.interval(np.array([1.0, 2.0, 3.0, math.inf, math.inf]), np.median)
     assert middle == 3.0
     assert low <= middle
     assert high == math.inf
@@ -236,8 +238,8 @@ def test_smoke_runs_and_draws(script: Any, tmp_path: Path, monkeypatch: pytest.M
 def test_committed_results_are_of_configs_in_the_sweep() -> None:
     """A row whose config is no longer swept would silently vanish from the figures."""
     for script in [*SCRIPTS, control, stale_actors]:
-        known = {harness.run_name(config) for configs in script.EXPERIMENT.sweep.values() for config in configs}
-        rows = harness.read_rows(harness.HERE / "results" / f"{script.EXPERIMENT.name}.csv")
+        known = {records.run_name(config) for configs in script.EXPERIMENT.sweep.values() for config in configs}
+        rows = records.read_rows(harness.HERE / "results" / f"{script.EXPERIMENT.name}.csv")
         assert {row["run"] for row in rows} <= known
 
 
@@ -285,7 +287,7 @@ def test_drift_on_the_gambling_bandit() -> None:
 SMALL = mnist.Config(width=16, updates=60, learning_rate=3e-3)
 
 
-def metrics(rows: list[harness.Row], seed: int) -> list[tuple[Any, ...]]:
+def metrics(rows: list[records.Row], seed: int) -> list[tuple[Any, ...]]:
     return [(row["step"], row["test_error"], row["backward"]) for row in rows if row["seed"] == seed]
 
 
@@ -454,7 +456,7 @@ def test_algorithms_of_stable_baselines3_pay_for_every_row_of_every_epoch() -> N
 
 
 def test_looking_more_often_changes_no_training() -> None:
-    def weights(model: KondoDG) -> harness.Row:
+    def weights(model: KondoDG) -> records.Row:
         return {"weights": [p.detach().clone() for p in model.policy.parameters()]}
 
     arguments: dict[str, Any] = {"n_envs": 4, "normalize": True, "measure": weights}
@@ -495,7 +497,7 @@ def test_evaluation_is_on_other_seeds_with_the_statistics_of_training(monkeypatc
 def test_returns_are_means_of_evaluation_and_of_the_last_thirty_training_episodes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def returns(model: KondoDG) -> harness.Row:
+    def returns(model: KondoDG) -> records.Row:
         return {"returns": [episode["r"] for episode in model.ep_info_buffer or []]}
 
     monkeypatch.setattr(training, "evaluate_policy", lambda *_, **__: ([7.0, 9.0], [1, 1]))
@@ -535,7 +537,7 @@ def test_arms_of_a_task_differ_in_the_gate_alone() -> None:
     for task in gates.TASKS:
         arms = gates.SWEEP[task]
         assert len({dataclasses.replace(arm, **gate) for arm in arms}) == 1
-        assert len({harness.run_name(arm) for arm in arms}) == len(arms) == 17
+        assert len({records.run_name(arm) for arm in arms}) == len(arms) == 17
         kondo_arms = {(arm.gate_rate, arm.critic_rate, arm.priority) for arm in arms if arm.method == "kondo"}
         assert {
             (r, c, "random") for r, c, p in kondo_arms if r and p == "delight"

@@ -14,6 +14,7 @@ from stable_baselines3.common.env_util import make_vec_env
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "reproduce"))
 
 import harness
+import records
 import stale_actors
 from stale_actors import METHODS, STALENESS, TASKS, Config
 
@@ -28,7 +29,7 @@ SHORT = Config(updates=2048, evaluations=1)
 def test_arms_differ_in_method_staleness_and_friction_alone(task: str) -> None:
     arms = stale_actors.SWEEP[task]
     assert {dataclasses.replace(arm, method="pg", staleness=0, friction="none") for arm in arms} == {TASKS[task]}
-    assert len({harness.run_name(arm) for arm in arms}) == len(arms)
+    assert len({records.run_name(arm) for arm in arms}) == len(arms)
     conditions = {(arm.staleness, arm.friction) for arm in arms}
     ages = stale_actors.AGES.get(TASKS[task], STALENESS)
     assert {k for k, friction in conditions if friction == "none"} == {*ages}
@@ -146,6 +147,6 @@ def test_smoke_runs_and_draws(tmp_path: Path) -> None:
     harness.main(watched, ["--smoke", "--seeds", "1", "--workers", "1", "--output", str(tmp_path)])
     assert (tmp_path / "figures" / "stale_actors_bug.png").stat().st_size > 0
     for task in TASKS:
-        drawn = stale_actors.EXPERIMENT.figures[task](harness.Runs(tmp_path / "none.csv", stale_actors.SWEEP[task]))
+        drawn = stale_actors.EXPERIMENT.figures[task](records.Runs(tmp_path / "none.csv", stale_actors.SWEEP[task]))
         assert drawn.axes[0].get_title().startswith(TASKS[task].env)
         plt.close(drawn)

@@ -16,10 +16,11 @@ from typing import Any
 import harness
 import mnist
 import numpy as np
+import plotting
 import token_reversal
 import torch
-from harness import Row, Runs
 from matplotlib.figure import Figure
+from records import Row, Runs
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
@@ -152,14 +153,14 @@ def token_error(config: Config, model: PolicyGradient, generator: torch.Generato
 
 def curves(runs: Runs) -> Figure:
     """Error over updates: the plain loops dotted, the algorithms drawn through."""
-    figure, (axes,) = harness.panels()
+    figure, (axes,) = plotting.panels()
     for config in runs.configs:
         name = {"pg": "policy gradient", "dg": "DG"}[config.method]
         label = f"{name}, {'plain loop' if config.loop == 'plain' else 'on stable-baselines3'}"
-        style = {"color": harness.COLOURS[config.method], "linestyle": ":" if config.loop == "plain" else "-"}
-        harness.draw(axes, runs, config, "error", label, **style)
+        style = {"color": plotting.COLOURS[config.method], "linestyle": ":" if config.loop == "plain" else "-"}
+        plotting.draw(axes, runs, config, "error", label, **style)
     axes.set(xlabel="update", yscale="log")
-    harness.legend(axes)
+    plotting.legend(axes)
     return figure
 
 

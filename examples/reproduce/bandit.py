@@ -19,9 +19,10 @@ from collections.abc import Iterable
 
 import harness
 import numpy as np
+import plotting
 import torch
-from harness import Row, Runs
 from matplotlib.figure import Figure
+from records import Row, Runs
 from torch import Tensor
 
 from sb3_delight import objectives
@@ -44,11 +45,11 @@ CHANCES = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
 NOISES = (0.0, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0)
 METHODS = ("pg", "dg", "kondo")
 NAMES = {
-    "pg": ("policy gradient", harness.COLOURS["pg"], "-"),
-    "scaled_po": ("Scaled PO", harness.COLOURS["pmpo"], "-"),
-    "dg_10": ("DG, temperature 10", harness.COLOURS["dg"], "-"),
-    "dg": ("DG, temperature 1", harness.COLOURS["dg"], "--"),
-    "kondo": ("Kondo, price 0", harness.COLOURS["kondo"], "-"),
+    "pg": ("policy gradient", plotting.COLOURS["pg"], "-"),
+    "scaled_po": ("Scaled PO", plotting.COLOURS["pmpo"], "-"),
+    "dg_10": ("DG, temperature 10", plotting.COLOURS["dg"], "-"),
+    "dg": ("DG, temperature 1", plotting.COLOURS["dg"], "--"),
+    "kondo": ("Kondo, price 0", plotting.COLOURS["kondo"], "-"),
 }
 LEARNING_NOISES = (0.2, 1.0, 2.0, 5.0)
 
@@ -190,8 +191,8 @@ def means(runs: Runs, configs: list[Config]) -> tuple[list[float], list[float], 
 
 
 def propositions(runs: Runs) -> Figure:
-    figure, (left, middle, right) = harness.panels(3, width=4.6)
-    for arms, marker, colour in ((10, "o", harness.COLOURS["dg"]), (100, "s", harness.COLOURS["pg"])):
+    figure, (left, middle, right) = plotting.panels(3, width=4.6)
+    for arms, marker, colour in ((10, "o", plotting.COLOURS["dg"]), (100, "s", plotting.COLOURS["pg"])):
         chosen = [c for c in runs.configs if (c.statement, c.method, c.arms) == ("variance", "dg", arms)]
         x, measured, theory = means(runs, chosen)
         left.plot(x, theory, color=colour, label=f"theory, {arms} arms")
@@ -199,7 +200,7 @@ def propositions(runs: Runs) -> Figure:
     left.set(yscale="log", title="DG, Proposition 1", ylabel="1 - cosine, relative to PG's")
     x, measured, theory = means(runs, [c for c in runs.configs if c.statement == "ranking"])
     middle.plot(x, theory, color="black", label="theory")
-    middle.plot(x, measured, "o", color=harness.COLOURS["kondo"], label="measured")
+    middle.plot(x, measured, "o", color=plotting.COLOURS["kondo"], label="measured")
     middle.set(title="Kondo, Proposition 2: additive scores", ylabel="least weight of the advantage")
     for axes in (left, middle):
         axes.set(xlabel="probability of the right arm")
@@ -211,28 +212,28 @@ def propositions(runs: Runs) -> Figure:
     right.set(xscale="log", yscale="log", title="Stale actor: overlap bound")
     right.set(xlabel="learner's probability of the actor's failures", ylabel="noise of failures, relative to PG's")
     for axes in (left, middle, right):
-        harness.legend(axes)
+        plotting.legend(axes)
     return figure
 
 
 def learning_with_noise(runs: Runs) -> Figure:
-    figure, (left, *others) = harness.panels(1 + len(LEARNING_NOISES), width=3.4)
+    figure, (left, *others) = plotting.panels(1 + len(LEARNING_NOISES), width=3.4)
     for method, (name, colour, line) in NAMES.items():
         mine = [c for c in runs.configs if c.method == method]
         drifts = [c for c in mine if c.statement == "drift"]
         values = [runs.last(c, "measured") for c in drifts]
-        harness.points(left, [c.noise_over_gap for c in drifts], values, name, color=colour, linestyle=line)
+        plotting.points(left, [c.noise_over_gap for c in drifts], values, name, color=colour, linestyle=line)
         for axes, noise in zip(others, LEARNING_NOISES, strict=True):
             for config in mine:
                 if config.statement == "gambling" and config.noise_over_gap == noise:
-                    harness.draw(axes, runs, config, "measured", name, color=colour, linestyle=line)
+                    plotting.draw(axes, runs, config, "measured", name, color=colour, linestyle=line)
     left.axhline(0, color="black", linewidth=0.8)
     whose = "of both arms" if runs.configs[0].bug else "of the worse arm"
     left.set(xlabel=f"noise {whose} / gap", ylabel="drift to the better arm", title="at 90 % on the better arm")
     for axes, noise in zip(others, LEARNING_NOISES, strict=True):
         axes.set(xlabel="update", ylim=(-0.02, 1.02), title=f"noise / gap {noise:g}")
     others[0].set(ylabel="probability of the better arm")
-    harness.legend_below(figure, left, len(NAMES))
+    plotting.legend_below(figure, left, len(NAMES))
     return figure
 
 

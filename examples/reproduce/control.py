@@ -26,12 +26,14 @@ import control_levers
 import control_tuning
 import harness
 import numpy as np
+import plotting
+import records
 import training
 import yaml
 from control_methods import LessEntropyDG, PerDimensionDG, ReusingDG, ReusingPG, clip_apart
 from control_tasks import ATARI_LABELS, FRESH_SEED, LABELS, MINATAR, MUJOCO, Config
-from harness import Array, Row, Runs
 from matplotlib.figure import Figure
+from records import Array, Row, Runs
 from sb3_contrib import TRPO
 from scipy.stats import trim_mean
 from stable_baselines3 import A2C, PPO
@@ -262,30 +264,30 @@ def improvements(scores: dict[str, Array]) -> dict[str, str]:
 
 def curves(runs: Runs) -> Figure:
     """Of one task, against environment steps, against seconds of one core, and late in training; prints the table."""
-    figure, panels = harness.panels(3, width=5.6, height=5.4)
+    figure, panels = plotting.panels(3, width=5.6, height=5.4)
     done = [config for config in runs.configs if runs.seeds(config)]
     late = {config: runs.late(config, "deterministic") for config in done}
     chances = improvements({config.method: returns[:, None] for config, returns in late.items()})
     print("mean of the last three evaluations, interquartile mean over seeds; probability that a run of DG is above")
     for place, config in enumerate(done):
         name = label(config)
-        print(f"    {name:45} {harness.in_words(late[config], iqm):40} {chances.get(config.method, '')}".rstrip())
+        print(f"    {name:45} {records.in_words(late[config], iqm):40} {chances.get(config.method, '')}".rstrip())
         _, colour, line = LABELS[config.method]
         steps, values = runs.get(config, "deterministic")
         seconds = runs.get(config, "training_seconds")[1].mean(axis=0)
         for axes, x in zip(panels, (steps / 1e6, seconds), strict=False):
             # Bands of 19 arms would hide each other.
-            harness.band(axes, x, values, name, iqm, shaded=line == "-", color=colour, linestyle=line)
+            plotting.band(axes, x, values, name, iqm, shaded=line == "-", color=colour, linestyle=line)
         panels[2].scatter(late[config], [place] * len(values), s=10, color=colour, alpha=0.5)
-        harness.intervals(panels[2], [place], [late[config]], statistic=iqm, color=colour)
+        plotting.intervals(panels[2], [place], [late[config]], statistic=iqm, color=colour)
     panels[0].set(xlabel="million environment steps", ylabel="evaluation return")
     panels[1].set(xlabel="seconds of one core, without evaluation", xscale="log")
     panels[2].set(xlabel="mean of the last three evaluations")
-    harness.line_each(panels[2], [label(config) for config in done])
-    seeds = harness.extent([len(returns) for returns in late.values()])
+    plotting.line_each(panels[2], [label(config) for config in done])
+    seeds = records.extent([len(returns) for returns in late.values()])
     title = f"{runs.configs[0].env}, {seeds} seeds: interquartile mean and, of solid lines, its 95 % interval"
     figure.suptitle(title)
-    harness.legend_below(figure, panels[0], 4)
+    plotting.legend_below(figure, panels[0], 4)
     return figure
 
 

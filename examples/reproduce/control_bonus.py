@@ -10,11 +10,12 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
-import harness
 import numpy as np
+import plotting
+import records
 from control_tasks import LABELS, MINATAR, Config
-from harness import Array, Runs, Statistic
 from matplotlib.figure import Figure
+from records import Array, Runs, Statistic
 
 from sb3_delight.zoo import plots
 
@@ -51,7 +52,7 @@ def arms(known: list[Config]) -> list[Config]:
 def draw(runs: Runs, statistic: Statistic) -> Figure:
     """Return against the bonus, a panel for each task and way to act; dotted: no bonus. Prints the table."""
     envs = list(dict.fromkeys(config.env for config in runs.configs))
-    figure, panels = harness.panels(len(METRICS) * len(envs), width=4.0)
+    figure, panels = plotting.panels(len(METRICS) * len(envs), width=4.0)
     for axes, (env, metric) in zip(panels, itertools.product(envs, METRICS), strict=True):
         mine = [config for config in runs.configs if config.env == env]
         scores: dict[tuple[str, float], Array] = defaultdict(lambda: np.zeros(0))  # of what was not run
@@ -61,17 +62,17 @@ def draw(runs: Runs, statistic: Statistic) -> Figure:
         for method in ("pg", "dg"):
             samples = [scores[method, size] for size in BONUSES]
             name, colour, _ = LABELS[method]
-            harness.points(axes, BONUSES, samples, name, statistic, color=colour)
+            plotting.points(axes, BONUSES, samples, name, statistic, color=colour)
         plain = scores["pg", 0.0]
         if plain.size:
-            middle, low, high = harness.interval(plain, statistic)
+            middle, low, high = records.interval(plain, statistic)
             axes.axhline(float(middle), color=LABELS["pg"][1], linestyle=":", label="policy gradient, no bonus")
             axes.axhspan(float(low), float(high), color=LABELS["pg"][1], alpha=0.08, linewidth=0)
         axes.set(xscale="log", title=title, xlabel="entropy bonus (below: DG's temperature)", ylabel="return")
         axes.set_ylim(bottom=0)
         axes.set_xticks(BONUSES, [f"{size:g}\n{temperature(size):g}" for size in BONUSES])
         axes.minorticks_off()
-    harness.legend_below(figure, panels[0], 3)
+    plotting.legend_below(figure, panels[0], 3)
     return figure
 
 
@@ -79,7 +80,7 @@ def print_table(title: str, scores: Mapping[tuple[str, float], Array], statistic
     print(f"{title}: bonus, policy gradient, DG, probability that a run of DG is above")
     for size in BONUSES:
         pg, dg = scores["pg", size], scores["dg", size]
-        words = [harness.in_words(each, statistic) for each in (pg, dg)]
+        words = [records.in_words(each, statistic) for each in (pg, dg)]
         if pg.size and dg.size:
             chance, low, high = plots.improvements({title: (dg[:, None], pg[:, None])})[title]
             words.append(f"{chance:.2f} [{low:.2f}, {high:.2f}]")

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-import harness
 import numpy as np
+import plotting
+import records
 from control_tasks import LABELS, MUJOCO, Config
-from harness import Runs
 from matplotlib.figure import Figure
+from records import Runs
 
 from sb3_delight.zoo import plots
 
@@ -115,21 +116,21 @@ CLIP_SWEEP = [config for task in CLIP_TASKS for config in clip_arms(task).values
 
 def draw(runs: Runs) -> Figure:
     """A lever a line, an environment a panel, the mean of the seeds; dotted: as it is."""
-    figure, panels = harness.panels(len(TASKS), width=5.2, height=0.8 + 0.18 * len(NAMES))
+    figure, panels = plotting.panels(len(TASKS), width=5.2, height=0.8 + 0.18 * len(NAMES))
     for axes, task in zip(panels, TASKS, strict=True):
         scores = {arm: runs.last(config, "deterministic") for arm, config in arms(task).items()}
         for method, shift in (("pg", -0.15), ("dg", 0.15)):
             label, colour, _ = LABELS[method]
             found = {name: values for (name, m), values in scores.items() if m == method}
             places = [NAMES.index(name) + shift for name in found]
-            harness.intervals(axes, places, list(found.values()), label, markersize=4, color=colour)
+            plotting.intervals(axes, places, list(found.values()), label, markersize=4, color=colour)
             if found["as it is"].size:
                 axes.axvline(float(found["as it is"].mean()), color=colour, linestyle=":", linewidth=1)
-        harness.line_each(axes, NAMES, named=axes is panels[0])
-        seeds = harness.extent([len(values) for values in scores.values()])
+        plotting.line_each(axes, NAMES, named=axes is panels[0])
+        seeds = records.extent([len(values) for values in scores.values()])
         axes.set(title=f"{task.env}, {task.updates // 1000}k steps, {seeds} seeds")
         axes.set(xlabel="return of 10 evaluation episodes")
-    harness.legend_below(figure, panels[0], 2)
+    plotting.legend_below(figure, panels[0], 2)
     return figure
 
 
@@ -145,17 +146,17 @@ def scores(runs: Runs, configs: Iterable[Config]) -> dict[int, float]:
 
 def draw_clip(runs: Runs) -> Figure:
     """An arm a line, an environment a panel, and their mean."""
-    figure, panels = harness.panels(len(CLIP_TASKS) + 1, width=3.6, height=3.0)
+    figure, panels = plotting.panels(len(CLIP_TASKS) + 1, width=3.6, height=3.0)
     for place, name in enumerate(UNDER_CLIP):
         configs = [clip_arms(task)[name] for task in CLIP_TASKS]
         mean = np.array(list(scores(runs, configs).values()))
-        print(f"    {name:30} {harness.in_words(mean)}, normalised, mean of the tasks")
+        print(f"    {name:30} {records.in_words(mean)}, normalised, mean of the tasks")
         colour = LABELS["ppo" if name.startswith("PPO") else configs[0].method][1]
         samples = [*(runs.last(config, "deterministic") for config in configs), mean]
         for axes, sample in zip(panels, samples, strict=True):
-            harness.intervals(axes, [place], [sample], markersize=5, color=colour)
+            plotting.intervals(axes, [place], [sample], markersize=5, color=colour)
     for axes in panels:
-        harness.line_each(axes, list(UNDER_CLIP), named=axes is panels[0])
+        plotting.line_each(axes, list(UNDER_CLIP), named=axes is panels[0])
     for axes, task in zip(panels[:-1], CLIP_TASKS, strict=True):
         axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="return of 10 evaluation episodes")
     panels[-1].set(title="mean of the three", xlabel="normalised return")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-import harness
+import plotting
 
 
 @dataclass(frozen=True)
@@ -58,28 +58,28 @@ MINATAR = {
 }
 
 LABELS = {
-    "ppo": ("PPO, RL-Zoo", harness.COLOURS["ppo"], "-"),
-    "a2c": ("A2C, Tianshou", harness.COLOURS["half_pg"], "-"),
-    "trpo": ("TRPO, RL-Zoo", harness.COLOURS["pmpo"], "-"),
-    "pg": ("policy gradient", harness.COLOURS["pg"], "-"),
-    "pg_entropy": ("policy gradient, entropy bonus", harness.COLOURS["pg"], "--"),
-    "pg_more_entropy": ("policy gradient, entropy bonus .05", harness.COLOURS["pg"], ":"),
-    "pg_clip": ("policy gradient, 4 passes", harness.COLOURS["pg"], "-."),
-    "scaled_po": ("Scaled PO", harness.COLOURS["half_pg"], "-"),
-    "dg": ("DG", harness.COLOURS["dg"], "-"),
-    "dg_warm": ("DG, temperature 50", harness.COLOURS["dg"], "-."),
-    "dg_entropy": ("DG, entropy bonus", harness.COLOURS["dg"], "--"),
-    "dg_cool": ("DG, temperature 1", harness.COLOURS["dg"], (0, (1, 4))),
-    "dg_clip": ("DG, 4 passes", harness.COLOURS["dg"], ":"),
-    "kondo_soft": ("Kondo, temperature 10", harness.COLOURS["kondo"], "-."),
-    "kondo_price": ("Kondo, price 0", harness.COLOURS["kondo"], "-"),
-    "kondo_3": ("Kondo, rate .3", harness.COLOURS["kondo"], "--"),
-    "kondo_1": ("Kondo, rate .1", harness.COLOURS["kondo"], ":"),
-    "random_5": ("random rows, rate .5", harness.COLOURS["oracle"], "-."),
-    "random_3": ("random rows, rate .3", harness.COLOURS["oracle"], "--"),
-    "random_1": ("random rows, rate .1", harness.COLOURS["oracle"], ":"),
-    "pg_once": ("policy gradient, one pass", harness.COLOURS["pg"], ":"),
-    "dg_once": ("DG, one pass", harness.COLOURS["dg"], ":"),
+    "ppo": ("PPO, RL-Zoo", plotting.COLOURS["ppo"], "-"),
+    "a2c": ("A2C, Tianshou", plotting.COLOURS["half_pg"], "-"),
+    "trpo": ("TRPO, RL-Zoo", plotting.COLOURS["pmpo"], "-"),
+    "pg": ("policy gradient", plotting.COLOURS["pg"], "-"),
+    "pg_entropy": ("policy gradient, entropy bonus", plotting.COLOURS["pg"], "--"),
+    "pg_more_entropy": ("policy gradient, entropy bonus .05", plotting.COLOURS["pg"], ":"),
+    "pg_clip": ("policy gradient, 4 passes", plotting.COLOURS["pg"], "-."),
+    "scaled_po": ("Scaled PO", plotting.COLOURS["half_pg"], "-"),
+    "dg": ("DG", plotting.COLOURS["dg"], "-"),
+    "dg_warm": ("DG, temperature 50", plotting.COLOURS["dg"], "-."),
+    "dg_entropy": ("DG, entropy bonus", plotting.COLOURS["dg"], "--"),
+    "dg_cool": ("DG, temperature 1", plotting.COLOURS["dg"], (0, (1, 4))),
+    "dg_clip": ("DG, 4 passes", plotting.COLOURS["dg"], ":"),
+    "kondo_soft": ("Kondo, temperature 10", plotting.COLOURS["kondo"], "-."),
+    "kondo_price": ("Kondo, price 0", plotting.COLOURS["kondo"], "-"),
+    "kondo_3": ("Kondo, rate .3", plotting.COLOURS["kondo"], "--"),
+    "kondo_1": ("Kondo, rate .1", plotting.COLOURS["kondo"], ":"),
+    "random_5": ("random rows, rate .5", plotting.COLOURS["oracle"], "-."),
+    "random_3": ("random rows, rate .3", plotting.COLOURS["oracle"], "--"),
+    "random_1": ("random rows, rate .1", plotting.COLOURS["oracle"], ":"),
+    "pg_once": ("policy gradient, one pass", plotting.COLOURS["pg"], ":"),
+    "dg_once": ("DG, one pass", plotting.COLOURS["dg"], ":"),
 }
 #: of those that have no settings for MinAtar
 ATARI_LABELS = {"ppo": "PPO, RL-Zoo on Atari", "a2c": "A2C, RL-Zoo on Atari", "trpo": "TRPO, rollouts as that PPO's"}

@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 import control_levers
-import harness
 import numpy as np
+import plotting
 from control_tasks import FRESH_SEED, LABELS, Config
-from harness import Array, Runs
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from records import Array, Runs
 from scipy.stats.qmc import LatinHypercube
 
 #: One setting for all is sought: the other four tasks of MuJoCo are not looked at.
@@ -117,7 +117,7 @@ SETTINGS: dict[str, Callable[[dict[str, Any]], bool]] = {
 def draw(runs: Runs) -> Figure:
     """Method against method, trial by trial; a setting's values; the best of a number of trials."""
     found = {method: screening(runs, method) for method in OWN}
-    figure, (pairs, settings, best) = harness.panels(3, width=5.2, height=4.8)
+    figure, (pairs, settings, best) = plotting.panels(3, width=5.2, height=4.8)
     draw_pairs(pairs, found)
     draw_settings(settings, found)
     for method, values in found.items():
@@ -125,7 +125,7 @@ def draw(runs: Runs) -> Figure:
         expected = expected_best(values[~np.isnan(values)])
         best.plot(range(1, len(expected) + 1), expected, label=name, color=colour, linestyle=line)
     best.set(xlabel="trials", ylabel="normalised return of the best of them, expected")
-    harness.legend(best)
+    plotting.legend(best)
     figure.suptitle(
         ", ".join(task.env for task in TASKS) + f": mean normalised return, {TASKS[0].updates // 1000}k steps"
     )
@@ -140,7 +140,7 @@ def draw_pairs(axes: Axes, found: dict[str, Array]) -> None:
         axes.scatter(x, y, s=22, label=label, color=LABELS[method][1], marker="o" if method == "dg" else "x")
     axes.axline((0, 0), slope=1, color="grey", linewidth=1)
     axes.set(xlabel="policy gradient", ylabel="another, all else equal", title="trial by trial")
-    harness.legend(axes)
+    plotting.legend(axes)
 
 
 def draw_settings(axes: Axes, found: dict[str, Array]) -> None:
@@ -150,10 +150,10 @@ def draw_settings(axes: Axes, found: dict[str, Array]) -> None:
         trials = TUNING[method][:TRIALS]
         samples = [values[ran & np.array(list(map(holds, trials)))] for holds in SETTINGS.values()]
         places = [i + shift for i in range(len(SETTINGS))]
-        harness.intervals(axes, places, samples, LABELS[method][0], markersize=4, color=LABELS[method][1])
-    harness.line_each(axes, list(SETTINGS))
+        plotting.intervals(axes, places, samples, LABELS[method][0], markersize=4, color=LABELS[method][1])
+    plotting.line_each(axes, list(SETTINGS))
     axes.set(xlabel="normalised return", title="mean of the trials")
-    harness.legend(axes)
+    plotting.legend(axes)
 
 
 def expected_best(values: Array) -> Array:
@@ -165,17 +165,17 @@ def expected_best(values: Array) -> Array:
 
 def draw_finals(runs: Runs) -> Figure:
     """The finalists with fresh seeds: mean over tasks, and its interval; a cross is what the screening seed said."""
-    figure, (axes,) = harness.panels(1, width=9.0, height=1.0 + 0.3 * sum(map(len, FINALISTS.values())))
+    figure, (axes,) = plotting.panels(1, width=9.0, height=1.0 + 0.3 * sum(map(len, FINALISTS.values())))
     lines: list[str] = []
     for method, trials in FINALISTS.items():
         name, colour, _ = LABELS[method]
         found = [scores(runs, method, trial) for trial in trials]
         fresh = [np.array([value for seed, value in each.items() if seed >= FRESH_SEED]) for each in found]
         places = range(len(lines), len(lines) + len(trials))
-        harness.intervals(axes, places, fresh, markersize=5, color=colour)
+        plotting.intervals(axes, places, fresh, markersize=5, color=colour)
         axes.plot([each.get(SCREENING_SEED, math.nan) for each in found], places, "x", color=colour)
         lines += [f"{name}: {in_short(TUNING[method][trial])}" for trial in trials]
-    harness.line_each(axes, lines)
+    plotting.line_each(axes, lines)
     axes.set(
         xlabel="normalised return, mean over tasks",
         title="finalists with fresh seeds (cross: by the screening seed)",

@@ -12,9 +12,11 @@ from typing import Any
 import harness
 import matplotlib.pyplot as plt
 import numpy as np
+import plotting
+import records
 import training
-from harness import Array, Row, Runs
 from matplotlib.figure import Figure
+from records import Array, Row, Runs
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_delight import DG, KondoDG, PolicyGradient
@@ -88,11 +90,11 @@ def run(config: Config, seeds: list[int]) -> list[Row]:
 # --- figures --------------------------------------------------------------------------------------------------------
 
 STYLES = {
-    "pg": {"color": harness.COLOURS["pg"], "linestyle": ":"},
-    "dg": {"color": harness.COLOURS["dg"], "linestyle": ":"},
-    "delight": {"color": harness.COLOURS["kondo"]},
-    "advantage": {"color": harness.COLOURS["pmpo"]},
-    "random": {"color": harness.COLOURS["oracle"]},
+    "pg": {"color": plotting.COLOURS["pg"], "linestyle": ":"},
+    "dg": {"color": plotting.COLOURS["dg"], "linestyle": ":"},
+    "delight": {"color": plotting.COLOURS["kondo"]},
+    "advantage": {"color": plotting.COLOURS["pmpo"]},
+    "random": {"color": plotting.COLOURS["oracle"]},
 }
 CRITIC_LINES = {1.0: "-", 0.3: "--", 0.1: "-."}
 
@@ -101,7 +103,7 @@ def style(config: Config) -> dict[str, Any]:
     if config.method != "kondo":
         return STYLES[config.method]
     if config.gate_rate is None or config.temperature > 0:
-        return {"color": harness.COLOURS["ppo"]}
+        return {"color": plotting.COLOURS["ppo"]}
     return {**STYLES[config.priority], "linestyle": CRITIC_LINES[config.critic_rate]}
 
 
@@ -143,28 +145,28 @@ def curves(runs: Runs) -> Figure:
             for config in dict.fromkeys([*plain, *configs]):
                 steps, values = runs.get(config, metric)
                 if steps.size:
-                    harness.band(panel, clock(runs, config, name), values, label(config), **style(config))
+                    plotting.band(panel, clock(runs, config, name), values, label(config), **style(config))
             panel.set(xlabel=CLOCKS[name], ylabel=f"{metric} return")
-        harness.legend(row[-1], fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        plotting.legend(row[-1], fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(runs.configs[0].env)
     return figure
 
 
 def final(runs: Runs) -> Figure:
     """Mean of the last three evaluations, an arm a line, a task a panel; printed, too."""
-    figure, panels = harness.panels(len(TASKS), width=4.6, height=5.2)
+    figure, panels = plotting.panels(len(TASKS), width=4.6, height=5.2)
     for axes, task in zip(panels, TASKS.values(), strict=True):
         mine = [config for config in runs.configs if config.env == task.env]
         for metric, shift in (("sampled", -0.13), ("deterministic", 0.13)):
             places, samples = np.arange(len(mine)) + shift, [runs.late(config, metric) for config in mine]
-            harness.intervals(axes, places, samples, metric, markersize=4, color=harness.COLOURS[metric])
-        harness.line_each(axes, [label(config) for config in mine], named=axes is panels[0])
+            plotting.intervals(axes, places, samples, metric, markersize=4, color=plotting.COLOURS[metric])
+        plotting.line_each(axes, [label(config) for config in mine], named=axes is panels[0])
         axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="return, last three evaluations")
         print(f"{task.env}, mean of the last three evaluations, with deterministic and with sampled actions:")
         for config in mine:
-            both = [harness.in_words(runs.late(config, metric)) for metric in ("deterministic", "sampled")]
+            both = [records.in_words(runs.late(config, metric)) for metric in ("deterministic", "sampled")]
             print(f"    {label(config):30} {both[0]:32} {both[1]}")
-    harness.legend_below(figure, panels[0], 2)
+    plotting.legend_below(figure, panels[0], 2)
     return figure
 
 

@@ -1,4 +1,5 @@
-"""One harness for every experiment: a sweep is data, a run is a row in a CSV, a figure is drawn from the CSV alone.
+"""One harness for every experiment: a sweep is data, a run is rows in a CSV (``records.py``), a figure is drawn from
+them alone (``plotting.py``).
 
 An experiment script defines a frozen ``Config``, ``run(config, seeds) -> rows``, and two dictionaries: ``SWEEP``
 (figure -> configs) and ``FIGURES`` (figure -> function drawing it). :func:`main` makes a command line of them::
@@ -9,11 +10,8 @@ Stopping costs nothing: a (config, seed) that the CSV holds is skipped, however 
 """
 
 import argparse
-import csv
 import dataclasses
 import functools
-import hashlib
-import io
 import multiprocessing
 import os
 import signal
@@ -24,22 +22,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # figures go to files: no display needed
 import matplotlib.pyplot as plt
 import numpy as np
-import numpy.typing as npt
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from plotting import STYLE
+from records import Row, Runs, Statistic, append_rows, drop_torn_runs, in_words, run_name
 from torch import Tensor
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
-Row = dict[str, Any]
-Array = npt.NDArray[np.float64]
-Statistic = Callable[..., Any]  # over seeds: np.mean, np.median
 PROVENANCE = ("seconds", "torch", "numpy", "device", "commit")
 
 
@@ -50,7 +42,7 @@ class Experiment:
     name: str  # results/<name>.csv, figures/<name>_<figure>.png
     sweep: dict[str, list[Any]]  # figure -> configs, each a frozen dataclass with a field `updates`
     run: Callable[[Any, list[int]], list[Row]]  # rows hold seed, step and metrics; the last step of a run is `updates`
-    figures: Mapping[str, Callable[["Runs"], Figure]]
+    figures: Mapping[str, Callable[[Runs], Figure]]
     metrics: tuple[str, ...]  # columns of the CSV; a run may leave some empty
     seeds: int  # by default; --seeds overrides
     seeds_per_job: int  # how many seeds one call of `run` computes as a batch
@@ -64,58 +56,7 @@ def vary(config: Any, field: str, values: Iterable[Any]) -> list[Any]:
     return [dataclasses.replace(config, **{field: value}) for value in values]
 
 
-# --- runs and rows ------------------------------------------------------------------------------------------------
-
-
-def run_name(config: Any) -> str:
-    """Names a run in the CSV: the fields that differ from their defaults, and a hash of all of them.
-
-    The hash makes a changed default another run; the fields make the CSV readable.
-    """
-    values = [(field.name, getattr(config, field.name), field.default) for field in dataclasses.fields(config)]
-    changed = " ".join(f"{name}={value}" for name, value, default in values if value != default)
-    return f"{changed} #{hashlib.sha256(repr(config).encode()).hexdigest()[:6]}".strip()
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Rows of the CSV, less a torn last line: a kill in mid-write leaves one without its newline."""
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    whole = lines if lines and lines[-1].endswith("\n") else lines[:-1]
-    rows: list[Row] = list(csv.DictReader(whole))
-    return [row for row in rows if None not in row.values() and None not in row]
-
-
-def drop_torn_runs(path: Path, columns: Sequence[str]) -> None:
-    """Rewrite the CSV without what a kill left half written: a torn line, or a run that lacks its last row."""
-    rows = read_rows(path)
-    finished = {(row["run"], row["seed"]) for row in rows if row["left"] == "0"}
-    kept = [row for row in rows if (row["run"], row["seed"]) in finished]
-    text = as_text(kept, columns)
-    if path.exists() and path.read_text() == text:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
-def as_text(rows: Sequence[Row], columns: Sequence[str], header: bool = True) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    if header:
-        writer.writeheader()
-    for row in rows:
-        writer.writerow({name: f"{value:.5g}" if isinstance(value, float) else value for name, value in row.items()})
-    return text.getvalue()
-
-
-def append_rows(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
-    """One write, so that the rows of a job are there as a whole, or end in a torn line that the next start drops."""
-    with path.open("ab", buffering=0) as file:
-        file.write(as_text(rows, columns, header=False).encode())
-        os.fsync(file.fileno())
+# --- runs ---------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -189,189 +130,12 @@ def write_results(results: Iterator[tuple[Any, list[Row]]], path: Path, columns:
         bar.update(max(1, config.updates) * len({row["seed"] for row in rows}))
 
 
-# --- reading a CSV back -------------------------------------------------------------------------------------------
-
-
-class Runs:
-    """Metrics per config, read from the CSV. Rows of configs that the sweep no longer holds are ignored."""
-
-    def __init__(self, path: Path, configs: Sequence[Any]) -> None:
-        self.configs = list(configs)
-        self._rows: dict[str, dict[int, list[Row]]] = {}
-        for row in read_rows(path):
-            rows = self._rows.setdefault(row["run"], {}).setdefault(int(row["seed"]), [])
-            if not rows or rows[-1]["left"] != "0":  # two commands at once may both have computed a run: one is enough
-                rows.append(row)
-
-    def get(self, config: Any, metric: str) -> tuple[Array, Array]:
-        """:return: steps ``[P]`` and values ``[seeds, P]``; no seeds, ``[0, 0]``, if the config was not run"""
-        runs = [rows for rows in self._rows.get(run_name(config), {}).values() if rows[-1]["left"] == "0"]
-        if not runs:
-            return np.zeros(0), np.zeros((0, 0))
-        steps = np.array([float(row["step"]) for row in runs[0]])
-        return steps, np.array([[float(row[metric] or "nan") for row in rows] for rows in runs])
-
-    def last(self, config: Any, metric: str) -> Array:
-        """:return: the metric at the end of each seed's run, ``[seeds]``"""
-        values = self.get(config, metric)[1]
-        return values[:, -1] if values.size else np.zeros(0)
-
-    def late(self, config: Any, metric: str) -> Array:
-        """:return: mean of the last three evaluations of each seed's run, ``[seeds]``: one alone is noisy"""
-        values = self.get(config, metric)[1]
-        return values[:, -3:].mean(axis=1) if values.size else np.zeros(0)
-
-    def last_by_seed(self, config: Any, metric: str) -> dict[int, float]:
-        """:return: seed -> the metric at the end of its run"""
-        runs = self._rows.get(run_name(config), {})
-        return {seed: float(rows[-1][metric] or "nan") for seed, rows in runs.items() if rows[-1]["left"] == "0"}
-
-    def seeds(self, config: Any) -> set[int]:
-        """Of which the CSV holds rows."""
-        return set(self._rows.get(run_name(config), {}))
-
-    def seconds(self) -> list[float]:
-        """Of one core, for every run of the figure's configs."""
-        seeds = [self._rows.get(name, {}) for name in {run_name(config) for config in self.configs}]
-        return [float(rows[0]["seconds"]) for by_seed in seeds for rows in by_seed.values()]
-
-
 RATIO_METHODS = ("iw", "ppo")
 
 
 def run_that_stands_for(method: str, age: int) -> str:
     """With the learner's own weights on the actor every ratio is 1: those who use it are the policy gradient."""
     return "pg" if age == 0 and method in RATIO_METHODS else method
-
-
-def interval(values: Array, statistic: Statistic = np.mean, resamples: int = 2000) -> tuple[Array, Array, Array]:
-    """A statistic over seeds with its 95 % bootstrap interval (percentile).
-
-    :param values: ``[seeds, *]``
-    :return: statistic, lower and upper bound, each ``[*]``
-    """
-    values = np.asarray(values, dtype=float)
-    choice = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
-    resampled = statistic(values[choice], axis=1)
-    # Order statistics without interpolation: a median over runs that never got there may be infinite.
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=0, method="nearest")
-    return statistic(values, axis=0), low, high
-
-
-def extent(counts: Sequence[int]) -> str:
-    """``"5"``, or ``"3-5"`` where they differ."""
-    return "-".join(map(str, sorted({min(counts, default=0), max(counts, default=0)})))
-
-
-def in_words(values: Array, statistic: Statistic = np.mean) -> str:
-    """``.021 [.019, .024], 30 seeds``"""
-    if not len(values):
-        return "not run"
-    middle, low, high = interval(values, statistic)
-    return f"{middle:.4g} [{low:.4g}, {high:.4g}], {len(values)} seeds"
-
-
-# --- plots --------------------------------------------------------------------------------------------------------
-
-COLOURS = {
-    "pg": "#4c72b0",
-    "dg": "#c44e52",
-    "kondo": "#dd8452",
-    "ppo": "#8172b3",
-    "iw": "#937860",
-    "pmpo": "#55a868",
-    "half_pg": "#64b5cd",
-    "oracle": "#333333",
-    "sampled": "#2a7f7f",  # actions that are; no methods
-    "deterministic": "#b8860b",
-}
-STYLE: Any = {
-    "figure.dpi": 110,
-    "savefig.dpi": 110,
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "lines.linewidth": 1.8,
-}
-
-
-def shades(count: int) -> list[Any]:
-    """Colours for arms that differ in a number."""
-    return [matplotlib.colormaps["viridis"](x) for x in np.linspace(0, 0.88, count)]
-
-
-def panels(count: int = 1, width: float = 5.2, height: float = 3.7) -> tuple[Figure, list[Axes]]:
-    figure, axes = plt.subplots(1, count, figsize=(width * count, height), squeeze=False, layout="constrained")
-    return figure, list(axes[0])
-
-
-def draw(axes: Axes, runs: Runs, config: Any, metric: str, label: str, **style: Any) -> None:
-    """A curve over steps: mean over seeds, shaded 95 % interval. Draws nothing if the config was not run."""
-    steps, values = runs.get(config, metric)
-    if values.size:
-        band(axes, steps, values, label, **style)
-
-
-def band(
-    axes: Axes, x: Array, values: Array, label: str, statistic: Statistic = np.mean, shaded: bool = True, **style: Any
-) -> None:
-    middle, low, high = interval(values, statistic)
-    (line,) = axes.plot(x, middle, label=label, **style)
-    if shaded:
-        axes.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
-
-
-def points(
-    axes: Axes, x: Sequence[float], samples: Sequence[Array], label: str, statistic: Statistic = np.mean, **style: Any
-) -> None:
-    """A statistic and its interval at each x, over however many seeds ran there; none where none did."""
-    place, middle, low, high = estimates(x, samples, statistic)
-    if place.size:
-        (line,) = axes.plot(place, middle, label=label, marker="o", **style)
-        axes.fill_between(place, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
-
-
-def intervals(
-    axes: Axes,
-    places: Iterable[float],
-    samples: Sequence[Array],
-    label: str | None = None,
-    upright: bool = False,
-    statistic: Statistic = np.mean,
-    **style: Any,
-) -> None:
-    """As :func:`points`, of things that have no order: a dot and a bar each, along x, or along y if upright."""
-    place, middle, low, high = estimates(places, samples, statistic)
-    if place.size:
-        error = [middle - low, high - middle]
-        along = {"x": place, "y": middle, "yerr": error} if upright else {"x": middle, "y": place, "xerr": error}
-        axes.errorbar(**along, fmt="o", label=label, **style)
-
-
-def estimates(places: Iterable[float], samples: Sequence[Array], statistic: Statistic = np.mean) -> Array:
-    """Where anything was run: place, statistic, lower and upper bound, ``[4, *]``."""
-    done = [(place, *interval(sample, statistic)) for place, sample in zip(places, samples, strict=True) if sample.size]
-    return np.array(done, dtype=float).reshape(-1, 4).T
-
-
-def line_each(axes: Axes, names: Sequence[str], named: bool = True) -> None:
-    """Along y a line for each name, the first on top; unnamed where a panel to the left names them."""
-    axes.set_yticks(range(len(names)), names if named else [""] * len(names))
-    axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
-
-
-def legend(axes: Axes, **options: Any) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(**options)
-
-
-def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
-    """One legend for all panels, by what one of them shows."""
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, handlelength=3)
 
 
 # --- random numbers, and the command line -------------------------------------------------------------------------

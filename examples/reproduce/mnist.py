@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 
 import harness
 import numpy as np
+import plotting
 import torch
-from harness import Array, Row, Runs
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, PercentFormatter
+from records import Array, Row, Runs
 from torch import Tensor
 
 from sb3_delight import objectives
@@ -344,7 +345,7 @@ def words(config: Config) -> str:
 
 def colour(config: Config) -> str:
     method = {"cross_entropy": "oracle"}.get(config.method, config.method)
-    return harness.COLOURS["half_pg" if math.isinf(config.temperature) else method]
+    return plotting.COLOURS["half_pg" if math.isinf(config.temperature) else method]
 
 
 def error_axes(figure: Figure, data: str, legends: bool = True) -> Figure:
@@ -355,16 +356,16 @@ def error_axes(figure: Figure, data: str, legends: bool = True) -> Figure:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_yticks([0.02, 0.05, 0.1, 0.2, 0.5, 1])
         if legends:
-            harness.legend(axes)
+            plotting.legend(axes)
     return figure
 
 
 def curves(runs: Runs, groups: list[tuple[str, list[Config], list[str], list[Any]]]) -> Figure:
     """Test error over updates, one panel per group of (title, configs, labels, colours)."""
-    figure, axes = harness.panels(len(groups))
+    figure, axes = plotting.panels(len(groups))
     for panel, (title, configs, labels, colours) in zip(axes, groups, strict=True):
         for config, label, tint in zip(configs, labels, colours, strict=True):
-            harness.draw(panel, runs, config, "test_error", label, color=tint)
+            plotting.draw(panel, runs, config, "test_error", label, color=tint)
         panel.set_title(title)
     return error_axes(figure, runs.configs[0].data)
 
@@ -385,7 +386,7 @@ def entropy(runs: Runs) -> Figure:
     return curves(
         runs,
         [
-            (t, g, [f"{name[t]} {getattr(c, name[t]):g}".replace("entropy_", "") for c in g], harness.shades(len(g)))
+            (t, g, [f"{name[t]} {getattr(c, name[t]):g}".replace("entropy_", "") for c in g], plotting.shades(len(g)))
             for t, g in groups.items()
         ],
     )
@@ -394,7 +395,7 @@ def entropy(runs: Runs) -> Figure:
 def by_method(runs: Runs, titles: dict[str, str], label: Callable[[Config], str]) -> Figure:
     """A panel a method, a curve a config."""
     groups = {title: [c for c in runs.configs if c.method == method] for method, title in titles.items()}
-    return curves(runs, [(title, g, [label(c) for c in g], harness.shades(len(g))) for title, g in groups.items()])
+    return curves(runs, [(title, g, [label(c) for c in g], plotting.shades(len(g))) for title, g in groups.items()])
 
 
 def baselines(runs: Runs) -> Figure:
@@ -410,7 +411,7 @@ def priority(runs: Runs) -> Figure:
 
 def rates(runs: Runs) -> Figure:
     """Learning curves, and the speed-up over PG to the target error when a backward pass costs c forward passes."""
-    order = harness.shades(len(runs.configs))
+    order = plotting.shades(len(runs.configs))
     figure = curves(runs, [("", runs.configs, [words(c) for c in runs.configs], order), ("", [], [], [])])
     costs = figure.axes[1]
     costs.clear()
@@ -424,7 +425,7 @@ def rates(runs: Runs) -> Figure:
             costs.plot(c, fewer_updates * (1 + c) / (1 + spent.mean() * c), color=tint, label=words(config))
     costs.plot(c, 1.34 * (1 + c) / (1 + 0.03 * c), ":", color="black", label="reported for MNIST, 3%")
     costs.set(xlabel="cost of a backward pass, in forward passes", ylabel="speed-up over PG to 5 % error")
-    harness.legend(costs)
+    plotting.legend(costs)
     return figure
 
 
@@ -434,16 +435,16 @@ def arrived(reached: Array) -> bool:
 
 
 def staleness(runs: Runs) -> Figure:
-    figure, (left, right) = harness.panels(2)
+    figure, (left, right) = plotting.panels(2)
     for method in STALE:
         chosen = [stale(runs.configs[0], method, delay) for delay in DELAYS]
         errors, ages = [runs.last(config, "test_error") for config in chosen], [max(delay, 3) for delay in DELAYS]
         label, tint = words(chosen[-1]), colour(chosen[-1])
-        harness.points(left, ages, errors, label, color=tint)
-        harness.draw(right, runs, chosen[-1], "test_error", label, color=tint)
+        plotting.points(left, ages, errors, label, color=tint)
+        plotting.draw(right, runs, chosen[-1], "test_error", label, color=tint)
     right.set_title(f"actor {DELAYS[-1]} updates old")
     error_axes(figure, runs.configs[0].data, legends=False)
-    harness.legend_below(figure, left, 5)
+    plotting.legend_below(figure, left, 5)
     left.set(
         xlim=(2.5, 1300),
         xlabel="age of the actor (updates)",
@@ -465,18 +466,18 @@ def samples(runs: Runs) -> Figure:
 
 
 def alignment_figure(runs: Runs) -> Figure:
-    figure, axes = harness.panels(2)
+    figure, axes = plotting.panels(2)
     for panel, oracle, title in zip(axes, ("pg", "ce"), ("policy gradient", "cross-entropy gradient"), strict=True):
         for method in ("pg", "dg", "kondo"):
-            harness.draw(
-                panel, runs, runs.configs[0], f"cos_{method}_{oracle}", NAMES[method], color=harness.COLOURS[method]
+            plotting.draw(
+                panel, runs, runs.configs[0], f"cos_{method}_{oracle}", NAMES[method], color=plotting.COLOURS[method]
             )
         panel.set(
             xscale="log", xlabel="update (of DG)", ylabel="cosine of a batch's gradient", title=f"to the exact {title}"
         )
-        harness.legend(panel)
-    harness.draw(axes[1], runs, runs.configs[0], "cos_oracles", "exact policy gradient", color="black", linestyle=":")
-    harness.legend(axes[1])
+        plotting.legend(panel)
+    plotting.draw(axes[1], runs, runs.configs[0], "cos_oracles", "exact policy gradient", color="black", linestyle=":")
+    plotting.legend(axes[1])
     return figure
 
 

@@ -17,11 +17,13 @@ from typing import Any
 
 import harness
 import numpy as np
+import plotting
+import records
 import torch
 import training
-from harness import Row, Runs
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from records import Row, Runs
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_delight import DG, KondoDG, PolicyGradient
@@ -195,14 +197,14 @@ def run(config: Config, seeds: list[int]) -> list[Row]:
 # --- figures --------------------------------------------------------------------------------------------------------
 
 LABELS = {
-    "pg": ("policy gradient", harness.COLOURS["pg"], "-"),
-    "iw": ("importance weights", harness.COLOURS["iw"], "-"),
-    "ppo": ("PPO's clip", harness.COLOURS["ppo"], "-"),
-    "scaled_po": ("Scaled PO", harness.COLOURS["pmpo"], "-"),
-    "dg": ("DG", harness.COLOURS["dg"], "-"),
-    "dg_1": ("DG, temperature 1", harness.COLOURS["dg"], "--"),
-    "kondo_rate": ("Kondo, rate .3", harness.COLOURS["kondo"], "-"),
-    "kondo_price": ("Kondo, price 0", harness.COLOURS["kondo"], "--"),
+    "pg": ("policy gradient", plotting.COLOURS["pg"], "-"),
+    "iw": ("importance weights", plotting.COLOURS["iw"], "-"),
+    "ppo": ("PPO's clip", plotting.COLOURS["ppo"], "-"),
+    "scaled_po": ("Scaled PO", plotting.COLOURS["pmpo"], "-"),
+    "dg": ("DG", plotting.COLOURS["dg"], "-"),
+    "dg_1": ("DG, temperature 1", plotting.COLOURS["dg"], "--"),
+    "kondo_rate": ("Kondo, rate .3", plotting.COLOURS["kondo"], "-"),
+    "kondo_price": ("Kondo, price 0", plotting.COLOURS["kondo"], "--"),
 }
 
 
@@ -219,7 +221,7 @@ def draw_staleness(axes: Axes, runs: Runs, task: Config) -> None:
     ages = AGES.get(task, STALENESS)
     for method, (label, _, line) in LABELS.items():
         found = [runs.late(arm(task, method, k), "deterministic") for k in ages]
-        harness.points(axes, range(len(ages)), found, label, linestyle=line, **marker_of(method))
+        plotting.points(axes, range(len(ages)), found, label, linestyle=line, **marker_of(method))
     axes.set_xticks(range(len(ages)), [str(k) for k in ages])
     axes.set(
         title=f"{task.env}, learning rate {task.learning_rate:g}, {SCALINGS[task.advantage_scaling]}",
@@ -234,7 +236,7 @@ def draw_frictions(axes: Axes, runs: Runs, task: Config) -> None:
     for i, method in enumerate(LABELS):
         places = np.arange(len(groups)) + (i - (len(LABELS) - 1) / 2) * 0.11
         samples = [runs.late(troubled(task, method, name), "deterministic") for name in groups]
-        harness.intervals(axes, places, samples, upright=True, **marker_of(method))
+        plotting.intervals(axes, places, samples, upright=True, **marker_of(method))
     names = ["all, and\n10 rollouts old" if name == "all" else name for name in groups]
     axes.set_xticks(range(len(groups)), names)
     axes.set(title="what goes wrong on the actor", ylabel="return")
@@ -244,27 +246,27 @@ def draw(runs: Runs, task: Config) -> Figure:
     """Also prints what the figure shows."""
     print("return late in training, mean of the last three evaluations:")
     for config in runs.configs:
-        words = harness.in_words(runs.late(config, "deterministic"))
+        words = records.in_words(runs.late(config, "deterministic"))
         print(f"    {LABELS[config.method][0]:22} age {config.staleness:3}, {config.friction:10} {words}")
-    figure, panels = harness.panels(2 if friction_names(task) else 1, width=6.0, height=4.2)
+    figure, panels = plotting.panels(2 if friction_names(task) else 1, width=6.0, height=4.2)
     draw_staleness(panels[0], runs, task)
     if len(panels) == 2:
         draw_frictions(panels[1], runs, task)
-    harness.legend_below(figure, panels[0], 2 * len(panels))
+    plotting.legend_below(figure, panels[0], 2 * len(panels))
     return figure
 
 
 def draw_bug(runs: Runs) -> Figure:
     """Returns, and where the bug's actions are pushed. Dotted: the first-order estimate of DG's push."""
-    figure, (left, right) = harness.panels(2, width=6.0, height=4.2)
+    figure, (left, right) = plotting.panels(2, width=6.0, height=4.2)
     for method, config in WATCHED.items():
         label, colour, line = LABELS[method]
-        harness.draw(left, runs, config, "deterministic", label, color=colour, linestyle=line)
+        plotting.draw(left, runs, config, "deterministic", label, color=colour, linestyle=line)
         steps, push = runs.get(config, "bug_push")
         if not steps.size:
             continue
         weight = runs.get(config, "mean_weight")[1]
-        harness.band(right, steps, push / weight, label, color=colour, linestyle=line)
+        plotting.band(right, steps, push / weight, label, color=colour, linestyle=line)
         if method == "dg":
             mean, noise, surprisal = (runs.get(config, f"bug_{x}")[1] for x in ("advantage", "noise", "surprisal"))
             estimate = mean / 2 + (mean**2 + noise**2) * surprisal / (4 * METHODS["dg"][1]["temperature"])
@@ -273,7 +275,7 @@ def draw_bug(runs: Runs) -> Figure:
     left.set(title="CartPole-v1, 30 % of the actions push left", ylabel="return", xlabel="environment steps")
     right.set(title="bug's actions with less than even odds", xlabel="environment steps")
     right.set(ylabel="mean weight x advantage / mean weight")
-    harness.legend_below(figure, left, 3)
+    plotting.legend_below(figure, left, 3)
     return figure
 
 

@@ -13,10 +13,11 @@ import dataclasses
 
 import harness
 import numpy as np
+import plotting
 import torch
 import torch.nn.functional as F
-from harness import Row, Runs
 from matplotlib.figure import Figure
+from records import Row, Runs
 from torch import Tensor
 
 from sb3_delight import objectives
@@ -104,23 +105,23 @@ def measure(logits: Tensor, gradient: Tensor, seeds: list[int], update: int) -> 
 def label(config: Config) -> tuple[str, str]:
     """Words and colour."""
     if config.method == "dg":
-        shade = {0.25: "#f2c6c7", 0.5: "#e08e90", 1: harness.COLOURS["dg"], 2: "#7d1f22"}[config.temperature]
+        shade = {0.25: "#f2c6c7", 0.5: "#e08e90", 1: plotting.COLOURS["dg"], 2: "#7d1f22"}[config.temperature]
         return f"DG, temperature {config.temperature:g}", shade
-    return {"pg": ("policy gradient", harness.COLOURS["pg"]), "cross_entropy": ("cross-entropy", "black")}[
+    return {"pg": ("policy gradient", plotting.COLOURS["pg"]), "cross_entropy": ("cross-entropy", "black")}[
         config.method
     ]
 
 
 def both(runs: Runs) -> Figure:
-    figure, (left, right) = harness.panels(2)
+    figure, (left, right) = plotting.panels(2)
     for config in runs.configs:
         words, colour = label(config)
-        harness.draw(left, runs, config, "error", words, color=colour)
+        plotting.draw(left, runs, config, "error", words, color=colour)
         if config.method != "cross_entropy":
-            harness.draw(right, runs, config, "one_minus_cosine", words, color=colour)
+            plotting.draw(right, runs, config, "one_minus_cosine", words, color=colour)
     left.set(xlabel="update", ylabel="error, 1 - probability of the right arm", yscale="log")
     right.set(xlabel="update", ylabel="1 - cosine to cross-entropy's gradient")
-    harness.legend(left)
+    plotting.legend(left)
     return figure
 
 

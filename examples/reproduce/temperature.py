@@ -11,10 +11,12 @@ from typing import Any
 
 import harness
 import numpy as np
+import plotting
+import records
 import torch
 import training
-from harness import Row, Runs
 from matplotlib.figure import Figure
+from records import Row, Runs
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_delight import DG, PolicyGradient
@@ -75,23 +77,23 @@ def run(config: Config, seeds: list[int]) -> list[Row]:
 
 def by_temperature(runs: Runs) -> Figure:
     """Return against temperature, one panel a task; the plain policy gradient as a line."""
-    figure, panels = harness.panels(len(TASKS), width=3.6)
+    figure, panels = plotting.panels(len(TASKS), width=3.6)
     for axes, task in zip(panels, TASKS, strict=True):
         mine = [c for c in runs.configs if c.env == task.env and len(runs.last(c, "sampled"))]
         for metric in ("sampled", "deterministic"):
-            colour = harness.COLOURS[metric]
+            colour = plotting.COLOURS[metric]
             dg = [c for c in mine if c.temperature is not None and not c.normalize_delight]
             if not dg:
                 continue
             samples = [runs.last(c, metric) for c in dg]
-            harness.points(axes, range(len(dg)), samples, f"DG, {metric}", color=colour)
+            plotting.points(axes, range(len(dg)), samples, f"DG, {metric}", color=colour)
             axes.set_xticks(range(len(dg)), [f"{c.temperature:g}" for c in dg])
             for plain in (c for c in mine if c.temperature is None):
-                mean, low, high = harness.interval(runs.last(plain, metric))
+                mean, low, high = records.interval(runs.last(plain, metric))
                 axes.axhline(float(mean), color=colour, linestyle=":", label=f"PG, {metric}")
                 axes.axhspan(float(low), float(high), color=colour, alpha=0.08, linewidth=0)
         axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="temperature", ylabel="return")
-    harness.legend_below(figure, panels[0], 4)
+    plotting.legend_below(figure, panels[0], 4)
     return figure
 
 

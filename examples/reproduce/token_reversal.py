@@ -15,11 +15,12 @@ from typing import Any
 
 import harness
 import numpy as np
+import plotting
 import torch
 import torch.nn.functional as F
-from harness import Row, Runs
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from records import Row, Runs
 from torch import Tensor, nn
 
 from sb3_delight import objectives
@@ -408,7 +409,7 @@ NAMES = {
     "scaled": "Scaled PO",
     "asympo": "ASymPO",
 }
-COLOURS = harness.COLOURS | {"kondo_token": "#e8b98a", "scaled": "#64b5cd", "asympo": "#333333", "bonus": "#8c8c8c"}
+COLOURS = plotting.COLOURS | {"kondo_token": "#e8b98a", "scaled": "#64b5cd", "asympo": "#333333", "bonus": "#8c8c8c"}
 
 
 def words(config: Config) -> str:
@@ -423,14 +424,14 @@ def colour(config: Config) -> str:
 
 def curves(runs: Runs, groups: dict[str, list[Config]], label: Callable[[Config], str] = words) -> Figure:
     """Error over updates, one panel per titled group of configs."""
-    figure, axes = harness.panels(len(groups), width={1: 7.0, 2: 5.2}.get(len(groups), 3.8))
+    figure, axes = plotting.panels(len(groups), width={1: 7.0, 2: 5.2}.get(len(groups), 3.8))
     for panel, (title, configs) in zip(axes, groups.items(), strict=True):
         tints = [colour(c) for c in configs]
         if len(set(tints)) < len(tints):
-            tints = harness.shades(len(configs))
+            tints = plotting.shades(len(configs))
         for config, tint in zip(configs, tints, strict=True):
             dashes = {"ppo": (0, (2, 2)), "iw": (0, (5, 5))}.get(config.method, "-")  # at zero delay they lie on PG
-            harness.draw(panel, runs, config, "error", label(config), color=tint, linestyle=dashes)
+            plotting.draw(panel, runs, config, "error", label(config), color=tint, linestyle=dashes)
         panel.set(title=title, xlabel="update")
         scale_errors(panel)
     axes[0].set_ylabel("error of sampled answers")
@@ -443,10 +444,10 @@ def label_lines(figure: Figure, axes: list[Axes]) -> None:
     shown = [set(panel.get_legend_handles_labels()[1]) for panel in axes]
     most = max(shown, key=len)
     if most and all(most >= each for each in shown):
-        harness.legend_below(figure, axes[shown.index(most)], len(most) if len(axes) > 1 else 3)
+        plotting.legend_below(figure, axes[shown.index(most)], len(most) if len(axes) > 1 else 3)
         return
     for panel in axes:
-        harness.legend(panel)
+        plotting.legend(panel)
 
 
 def grouped(configs: list[Config], name: Callable[[Config], str]) -> dict[str, list[Config]]:
@@ -495,13 +496,13 @@ def friction_levels(runs: Runs) -> Figure:
 def variants(runs: Runs) -> Figure:
     """Final error by target, one panel per reward."""
     groups = grouped(runs.configs, lambda c: f"{c.reward} reward")
-    figure, axes = harness.panels(len(groups))
+    figure, axes = plotting.panels(len(groups))
     for panel, (title, configs) in zip(axes, groups.items(), strict=True):
         targets = list(dict.fromkeys(config.target for config in configs))
         for i, (label, chosen) in enumerate(grouped(configs, words).items()):
             places = [targets.index(config.target) + 0.16 * (i - (len(FRESH) - 1) / 2) for config in chosen]
             errors = [runs.last(config, "error") for config in chosen]
-            harness.intervals(panel, places, errors, label, upright=True, color=colour(chosen[0]))
+            plotting.intervals(panel, places, errors, label, upright=True, color=colour(chosen[0]))
         show_final_errors(panel)
         panel.set_title(title)
         panel.set_xticks(range(len(targets)), [target.replace("_", "\n") for target in targets])
@@ -522,7 +523,7 @@ def scale_errors(panel: Axes) -> None:
 
 def scaling(runs: Runs) -> Figure:
     """Final error by horizon and by number of symbols; a task counts as solved below 5 % error."""
-    figure, axes = harness.panels(3, width=4.4)
+    figure, axes = plotting.panels(3, width=4.4)
     fresh = [config for config in runs.configs if not config.delay]
     by_field = {
         "horizon": [config for config in fresh if config.symbols == DG.symbols],
@@ -533,7 +534,7 @@ def scaling(runs: Runs) -> Figure:
         field = label.split(",")[0]
         for name, chosen in grouped(configs, words).items():
             x, errors = [getattr(c, field) for c in chosen], [runs.last(c, "error") for c in chosen]
-            harness.points(panel, x, errors, name, color=colour(chosen[0]))
+            plotting.points(panel, x, errors, name, color=colour(chosen[0]))
         panel.axhline(0.05, color="black", linewidth=0.6, linestyle=":")
         panel.set_xlabel(label)
         panel.set_xticks(sorted({getattr(config, field) for config in configs}))

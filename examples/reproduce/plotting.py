@@ -1,0 +1,113 @@
+"""How figures look, and the parts that they share."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # figures go to files: no display needed
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from records import Array, Runs, Statistic, interval
+
+COLOURS = {
+    "pg": "#4c72b0",
+    "dg": "#c44e52",
+    "kondo": "#dd8452",
+    "ppo": "#8172b3",
+    "iw": "#937860",
+    "pmpo": "#55a868",
+    "half_pg": "#64b5cd",
+    "oracle": "#333333",
+    "sampled": "#2a7f7f",  # actions that are; no methods
+    "deterministic": "#b8860b",
+}
+STYLE: Any = {
+    "figure.dpi": 110,
+    "savefig.dpi": 110,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.8,
+}
+
+
+def shades(count: int) -> list[Any]:
+    """Colours for arms that differ in a number."""
+    return [matplotlib.colormaps["viridis"](x) for x in np.linspace(0, 0.88, count)]
+
+
+def panels(count: int = 1, width: float = 5.2, height: float = 3.7) -> tuple[Figure, list[Axes]]:
+    figure, axes = plt.subplots(1, count, figsize=(width * count, height), squeeze=False, layout="constrained")
+    return figure, list(axes[0])
+
+
+def draw(axes: Axes, runs: Runs, config: Any, metric: str, label: str, **style: Any) -> None:
+    """A curve over steps: mean over seeds, shaded 95 % interval. Draws nothing if the config was not run."""
+    steps, values = runs.get(config, metric)
+    if values.size:
+        band(axes, steps, values, label, **style)
+
+
+def band(
+    axes: Axes, x: Array, values: Array, label: str, statistic: Statistic = np.mean, shaded: bool = True, **style: Any
+) -> None:
+    middle, low, high = interval(values, statistic)
+    (line,) = axes.plot(x, middle, label=label, **style)
+    if shaded:
+        axes.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+
+
+def points(
+    axes: Axes, x: Sequence[float], samples: Sequence[Array], label: str, statistic: Statistic = np.mean, **style: Any
+) -> None:
+    """A statistic and its interval at each x, over however many seeds ran there; none where none did."""
+    place, middle, low, high = estimates(x, samples, statistic)
+    if place.size:
+        (line,) = axes.plot(place, middle, label=label, marker="o", **style)
+        axes.fill_between(place, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+
+
+def intervals(
+    axes: Axes,
+    places: Iterable[float],
+    samples: Sequence[Array],
+    label: str | None = None,
+    upright: bool = False,
+    statistic: Statistic = np.mean,
+    **style: Any,
+) -> None:
+    """As :func:`points`, of things that have no order: a dot and a bar each, along x, or along y if upright."""
+    place, middle, low, high = estimates(places, samples, statistic)
+    if place.size:
+        error = [middle - low, high - middle]
+        along = {"x": place, "y": middle, "yerr": error} if upright else {"x": middle, "y": place, "xerr": error}
+        axes.errorbar(**along, fmt="o", label=label, **style)
+
+
+def estimates(places: Iterable[float], samples: Sequence[Array], statistic: Statistic = np.mean) -> Array:
+    """Where anything was run: place, statistic, lower and upper bound, ``[4, *]``."""
+    done = [(place, *interval(sample, statistic)) for place, sample in zip(places, samples, strict=True) if sample.size]
+    return np.array(done, dtype=float).reshape(-1, 4).T
+
+
+def line_each(axes: Axes, names: Sequence[str], named: bool = True) -> None:
+    """Along y a line for each name, the first on top; unnamed where a panel to the left names them."""
+    axes.set_yticks(range(len(names)), names if named else [""] * len(names))
+    axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
+
+
+def legend(axes: Axes, **options: Any) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(**options)
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
+    """One legend for all panels, by what one of them shows."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, handlelength=3)
