@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import torch
 
-from sb3_delight.actors import Actor, ActorSpec
+from sb3_delight.actors import Actor, ActorSpec, ActorStopped
 from sb3_delight.buffers import map_observations
 from sb3_delight.rollouts import Rollout, Weights
 
@@ -44,13 +45,28 @@ class ActorProcess:
         self._newest = (wrapped[0], version)
 
     def collect(self, wrapped: list[Any], version: int) -> tuple[Rollout, bytes] | None:
-        """A packed rollout by the newest weights: those given here or published since. ``None`` after :meth:`stop`."""
-        if self._stopped:
+        """A packed rollout by the newest weights: those given here or published since. ``None`` after :meth:`stop`.
+
+        :raises Exception: what the environment raises; a ``RuntimeError`` that quotes it, if it cannot be sent
+        """
+        try:
+            return self._collect(wrapped, version)
+        except ActorStopped:
             return None
+        except Exception as error:
+            try:
+                pickle.loads(cloudpickle.dumps(error))
+            except Exception:
+                raise RuntimeError("".join(traceback.format_exception(error))) from None
+            raise
+
+    def _collect(self, wrapped: list[Any], version: int) -> tuple[Rollout, bytes]:
         if self._actor is None:
             self._thread = threading.get_ident()
             torch.set_num_threads(1)
             self._actor = Actor(self._spec, self._stream)
+        if self._stopped:
+            raise ActorStopped
         reference, version = max((wrapped[0], version), self._newest, key=lambda pair: pair[1])
         if reference != self._loaded:
             weights = self._fetch(reference)
@@ -58,7 +74,11 @@ class ActorProcess:
             self._actor.load(weights._replace(policy=policy), version)
             self._loaded = reference
         rollout = self._actor.collect()
-        return replace(rollout, infos=[]), pickle.dumps(rollout.infos)  # twice as fast as an engine's own pickler
+        try:
+            infos = pickle.dumps(rollout.infos)  # twice as fast as an engine's own pickler
+        except (pickle.PicklingError, AttributeError):  # of a class that the program itself defines
+            infos = cloudpickle.dumps(rollout.infos)
+        return replace(rollout, infos=[]), infos
 
     def stack(self) -> str:
         """Where the rollout under way is; to be called from another thread."""
@@ -66,8 +86,10 @@ class ActorProcess:
         return "".join(traceback.format_stack(frame)) if frame else ""
 
     def stop(self) -> None:
-        """Make no more rollouts."""
+        """Make no more rollouts, and end the one under way."""
         self._stopped = True
+        if self._actor is not None:
+            self._actor.stop()
 
     def close(self) -> None:
         """Close the environment."""

@@ -23,7 +23,7 @@ from sb3_delight.normalization import load_statistics, take_increments, track_in
 from sb3_delight.policy_gradient import PolicyGradient
 from sb3_delight.rollouts import ActorPool, Rollout, Weights
 
-__all__ = ["Actor", "ActorPool", "ActorSpec", "LocalActors", "Rollout", "Staleness", "Weights"]
+__all__ = ["Actor", "ActorPool", "ActorSpec", "ActorStopped", "LocalActors", "Rollout", "Staleness", "Weights"]
 
 Staleness = int | tuple[int, int] | Callable[[np.random.Generator], int]
 
@@ -69,6 +69,10 @@ class ActorSpec:
         )
 
 
+class ActorStopped(Exception):
+    """The rollout under way was ended."""
+
+
 class Actor:
     """An ordinary algorithm that collects with its own ``collect_rollouts`` and never trains.
 
@@ -102,6 +106,7 @@ class Actor:
     def collect(self) -> Rollout:
         """Act for one rollout; episodes go on from one to the next.
 
+        :raises ActorStopped: after :meth:`stop`
         :raises ValueError: if an observation is not finite; what the environment raises
         """
         algorithm, recorder, buffer = self.algorithm, self._recorder, self.algorithm.rollout_buffer
@@ -110,7 +115,8 @@ class Actor:
             self._begun = True
         recorder.begin()
         assert algorithm.env is not None
-        algorithm.collect_rollouts(algorithm.env, recorder, buffer, algorithm.n_steps)
+        if not algorithm.collect_rollouts(algorithm.env, recorder, buffer, algorithm.n_steps):
+            raise ActorStopped
         return Rollout(
             observations=map_observations(_array, buffer.observations),  # type: ignore[arg-type]
             actions=_array(buffer.actions),
@@ -125,6 +131,10 @@ class Actor:
             increments=take_increments(algorithm.get_vec_normalize_env()),
         )
 
+    def stop(self) -> None:
+        """End the rollout under way at its next step; from another thread."""
+        self._recorder.stopped = True
+
     def close(self) -> None:
         """Close the environment."""
         assert self.algorithm.env is not None
@@ -134,6 +144,8 @@ class Actor:
 class _Recorder(BaseCallback):
     """Keeps what the buffer does not: rewards before the value of truncated states is added to them, and infos."""
 
+    stopped = False
+
     def begin(self) -> None:
         self.rewards: list[np.ndarray] = []
         self.infos: list[list[dict[str, Any]]] = []
@@ -141,7 +153,7 @@ class _Recorder(BaseCallback):
     def _on_step(self) -> bool:
         self.rewards.append(self.locals["rewards"].copy())
         self.infos.append([dict(info) for info in self.locals["infos"]])
-        return True
+        return not self.stopped
 
 
 class LocalActors:
@@ -157,7 +169,8 @@ class LocalActors:
         function that draws one with a ``numpy.random.Generator``; at most 1000. As many weights are kept as may be
         asked for: of a function those of 1001 rollouts.
     :param frictions: what goes wrong on the actor: see :mod:`sb3_delight.frictions`
-    :param env_fn: makes the actor's environment, if that of the learner cannot be made again from its registration
+    :param env_fn: makes the actor's environment, if that of the learner cannot be made again from its registration:
+        an ``Env`` or a ``VecEnv``, with the learner's wrappers but without its ``VecNormalize``
     :raises ValueError: for an argument outside its range; it names the argument
     """
 

@@ -3,10 +3,12 @@
 import copy
 import pickle
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
+import cloudpickle
 import gymnasium as gym
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
@@ -25,9 +27,13 @@ from stable_baselines3.common.vec_env import (
 
 from sb3_delight.arguments import require
 
-__all__ = ["EnvCopy", "EnvMaker", "check_maker"]
+__all__ = ["EnvCopy", "EnvCopyError", "EnvMaker", "check_maker"]
 
 EnvMaker: TypeAlias = Callable[[], gym.Env[Any, Any] | VecEnv]
+
+
+class EnvCopyError(ValueError):
+    """The copy is not what the learner has: to make it once more would not help."""
 
 
 def check_maker(env_fn: Any) -> None:
@@ -39,12 +45,15 @@ def check_maker(env_fn: Any) -> None:
 class EnvCopy:
     """How to make the learner's environment again; it can be pickled.
 
-    Every sub-environment is made again from the specification by which Gymnasium registered it, with a ``Monitor``;
-    ``VecNormalize`` and ``VecTransposeImage`` are put around them as around the learner's.
+    Every sub-environment is made again from the specification by which Gymnasium registered it, with the arguments it
+    was made with, and a ``Monitor``; ``VecNormalize`` and ``VecTransposeImage`` are put around them as around the
+    learner's.
     """
 
     source: tuple[EnvSpec, ...] | EnvMaker  #: one specification for each sub-environment, or what the user gave
     n_envs: int
+    kinds: tuple[str, ...]  #: names of the classes that the specifications should make, where these are known
+    info_keywords: tuple[str, ...]  #: what the learner's Monitor reports of an episode
     wrappers: tuple[bytes | type[VecTransposeImage], ...]  #: innermost first; a VecNormalize is pickled
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
@@ -54,36 +63,57 @@ class EnvCopy:
         """Look at the learner's environment.
 
         :param env_fn: makes an actor's environment instead: an ``Env``, called once for each of the learner's, or a
-            ``VecEnv`` of as many
+            ``VecEnv`` of as many, with the learner's wrappers but without its ``VecNormalize``
         :raises ValueError: if the environment cannot be made again and there is no ``env_fn``
         """
         check_maker(env_fn)
         wrappers: list[bytes | type[VecTransposeImage]] = []
         inner, foreign = env, ""
+        keywords: tuple[str, ...] = ()
         while isinstance(inner, VecEnvWrapper):
             if isinstance(inner, VecNormalize):
                 if foreign:  # env_fn makes what is inside of it
                     raise _cannot(f"its wrapper {foreign} is put around VecNormalize: put it inside")
-                wrappers.insert(0, pickle.dumps(inner))  # its settings and statistics, without what it wraps
+                # Its settings and statistics, without what it wraps; its class may be of the program itself.
+                wrappers.insert(0, cloudpickle.dumps(inner))
             elif isinstance(inner, VecTransposeImage):
                 wrappers.insert(0, VecTransposeImage)
-            elif not isinstance(inner, VecMonitor):  # a Monitor does the same
+            elif isinstance(inner, VecMonitor):  # a Monitor does the same
+                keywords = inner.info_keywords
+            else:
                 foreign = type(inner).__name__
                 if env_fn is None:
                     raise _cannot(f"its wrapper {foreign} cannot be made again from a specification")
             inner = inner.venv
+        with suppress(AttributeError, NotImplementedError):  # of engines that cannot tell
+            if all(inner.env_is_wrapped(Monitor)):
+                keywords = keywords or inner.get_attr("info_keywords")[0]
         return cls(
-            env_fn or _specifications(inner), env.num_envs, tuple(wrappers), env.observation_space, env.action_space
+            source=env_fn or _specifications(inner),
+            n_envs=env.num_envs,
+            kinds=_kinds(inner) if env_fn is None else (),
+            info_keywords=keywords,
+            wrappers=tuple(wrappers),
+            observation_space=env.observation_space,
+            action_space=env.action_space,
         )
+
+    def check_importable(self) -> None:
+        """:raises ValueError: if another process could not make it: what the program itself defines has no module"""
+        for spec in self.source if isinstance(self.source, tuple) else ():
+            for entry_point in (spec.entry_point, *(wrapper.entry_point for wrapper in spec.additional_wrappers)):
+                if str(entry_point).startswith("__main__:"):
+                    name = str(entry_point).removeprefix("__main__:")
+                    raise _cannot(f"{name} is defined in the program itself, from which no other process can import it")
 
     def make(self, inside: Sequence[Callable[[VecEnv], VecEnv]] = ()) -> VecEnv:
         """A new environment.
 
         :param inside: further wrappers, put beneath those of the learner
-        :raises ValueError: if ``env_fn`` made one of another size or other spaces
+        :raises EnvCopyError: a ``ValueError``: if it is of another kind, size or other spaces than the learner's
         """
         env = self._innermost()
-        require(env.num_envs == self.n_envs, "env_fn's number of environments", env.num_envs, f"{self.n_envs}")
+        self._check_innermost(env)
         for wrap in inside:
             env = wrap(env)
         for wrapper in self.wrappers:
@@ -93,28 +123,45 @@ class EnvCopy:
                 env = normalize
             elif not is_vecenv_wrapped(env, VecTransposeImage):
                 env = VecTransposeImage(env)
-        check_for_correct_spaces(env, self.observation_space, self.action_space)
+        try:
+            check_for_correct_spaces(env, self.observation_space, self.action_space)
+        except ValueError as error:
+            raise EnvCopyError(str(error)) from error
         return env
 
     def _innermost(self) -> VecEnv:
         if isinstance(self.source, tuple):
-            return DummyVecEnv([partial(_monitored, spec) for spec in self.source])
+            return DummyVecEnv([partial(self._monitored, spec) for spec in self.source])
         first = self.source()
         if isinstance(first, VecEnv):
-            return first
+            monitored = is_vecenv_wrapped(first, VecMonitor) or all(first.env_is_wrapped(Monitor))
+            return first if monitored else VecMonitor(first, info_keywords=self.info_keywords)
         made = [first, *(self.source() for _ in range(self.n_envs - 1))]
-        return DummyVecEnv([partial(_monitored, each) for each in made])
+        return DummyVecEnv([partial(self._monitored, each) for each in made])
+
+    def _monitored(self, env: Any) -> gym.Env[Any, Any]:
+        env = gym.make(env) if isinstance(env, EnvSpec) else env
+        return env if is_wrapped(env, Monitor) else Monitor(env, info_keywords=self.info_keywords)
+
+    def _check_innermost(self, env: VecEnv) -> None:
+        if env.num_envs != self.n_envs:
+            raise EnvCopyError(f"env_fn's number of environments must be {self.n_envs}, got {env.num_envs}")
+        if is_vecenv_wrapped(env, VecNormalize):
+            raise EnvCopyError("env_fn must make an environment without VecNormalize: the learner's is put around it")
+        made = _kinds(env) if self.kinds else ()
+        if made != self.kinds:
+            raise EnvCopyError(str(_cannot(f"its specification makes a {made[0]}, and it is a {self.kinds[0]}")))
 
 
-def _monitored(env: Any) -> gym.Env[Any, Any]:
-    env = gym.make(env) if isinstance(env, EnvSpec) else env
-    return env if is_wrapped(env, Monitor) else Monitor(env)
+def _kinds(env: VecEnv) -> tuple[str, ...]:
+    """Names of the environments' classes; of those in processes of their own they are not known."""
+    return tuple(type(each.unwrapped).__qualname__ for each in env.envs) if isinstance(env, DummyVecEnv) else ()
 
 
 def _specifications(env: VecEnv) -> tuple[EnvSpec, ...]:
     try:
         specs = env.get_attr("spec")
-    except (AttributeError, NotImplementedError) as error:
+    except (AttributeError, NotImplementedError, EOFError, ConnectionError) as error:
         raise _cannot(f"{type(env).__name__} knows no specification of its environments") from error
     monitored = [spec is not None and any(w.entry_point == MONITOR for w in spec.additional_wrappers) for spec in specs]
     keywords = env.get_attr("info_keywords") if all(monitored) else [()] * len(specs)

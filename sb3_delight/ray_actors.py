@@ -3,6 +3,7 @@
 import logging
 import os
 import textwrap
+import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from sb3_delight.actor_process import ActorProcess, pack_weights, unpack_rollout
 from sb3_delight.actors import ActorSpec
 from sb3_delight.arguments import is_whole, number, require
-from sb3_delight.env_copies import EnvMaker, check_maker
+from sb3_delight.env_copies import EnvCopyError, EnvMaker, check_maker
 from sb3_delight.finite import NotFiniteError
 from sb3_delight.frictions import Friction, as_frictions
 from sb3_delight.rollouts import Rollout, Weights
@@ -54,6 +55,13 @@ class _Worker:
         return getattr(self.handle, method).options(concurrency_group="control").remote(*arguments)
 
 
+class _OwnRay:
+    """The Ray that pools of this process started, and how many use it: the last one ends it."""
+
+    lock = threading.Lock()
+    users = 0
+
+
 class RayActors:
     """Actors that collect while the learner learns, each in a process of its own, on Ray.
 
@@ -68,7 +76,8 @@ class RayActors:
 
     :param n_actors: how many
     :param frictions: what goes wrong on the actors: see :mod:`sb3_delight.frictions`
-    :param env_fn: makes an actor's environment, if that of the learner cannot be made again from its registration
+    :param env_fn: makes an actor's environment, if that of the learner cannot be made again from its registration: an
+        ``Env`` or a ``VecEnv``, with the learner's wrappers but without its ``VecNormalize``
     :param rollouts_per_actor: bound on the rollouts, for each actor, that are under way or wait for the learner; an
         actor at its bound pauses. 1 gives the freshest rollouts, more keep actors busy through a long update.
     :param max_staleness: a rollout whose weights are more gradient steps old when it is taken is dropped, and counted
@@ -77,8 +86,9 @@ class RayActors:
     :param max_restarts: how many failures of environments, in one ``learn()`` and in all, are made good; the next one
         is raised. Processes that were killed do not count.
     :param address: of a Ray cluster; ``"auto"`` is the one that ``ray start`` started on this machine. ``None`` is
-        ``RAY_ADDRESS`` if that is set, or else a Ray on this machine that ends with ``learn()``. Where the program has
-        called ``ray.init()`` itself, that Ray is used as it is and left running.
+        ``RAY_ADDRESS`` if that is set, or else a Ray on this machine that ends with ``learn()``; a ``learn()`` within
+        another shares it. Where the program has called ``ray.init()`` itself, that Ray is used as it is and left
+        running: with learners in several threads it should, as Ray ends with the thread that started it.
     :param ray_init: further arguments of ``ray.init``, ``runtime_env`` for one
     :raises ValueError: for an argument outside its range; it names the argument
     """
@@ -131,6 +141,7 @@ class RayActors:
         """See :class:`~sb3_delight.rollouts.ActorPool`."""
         self.close()
         spec = ActorSpec.of(algorithm, self.env_fn, self.frictions)
+        spec.env.check_importable()
         self._connect()
         self._spec = ray.put(spec)
         remote: Any = ray.remote  # whose types know nothing of concurrency groups
@@ -184,22 +195,34 @@ class RayActors:
             if ray.is_initialized():
                 for worker in workers:
                     ray.kill(worker.handle)
-            if self._connected:
-                ray.shutdown()
-            self._connected = False
+            self._disconnect()
             self._forget()
 
     # ------------------------------------------------------------------------------ actors come and go
 
     def _connect(self) -> None:
-        if ray.is_initialized():
-            return
+        with _OwnRay.lock:
+            if ray.is_initialized() and not _OwnRay.users:
+                return  # the program's
+            self._connected = True  # so that close() ends what is left of a failed attempt
+            _OwnRay.users += 1
+            if not ray.is_initialized():
+                self._init_ray()
+
+    def _disconnect(self) -> None:
+        with _OwnRay.lock:
+            if self._connected:
+                self._connected = False
+                _OwnRay.users -= 1
+                if not _OwnRay.users:
+                    ray.shutdown()
+
+    def _init_ray(self) -> None:
         address = self.address or os.environ.get("RAY_ADDRESS") or "local"
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address == "local":
             cpus = max(self.n_actors, os.cpu_count() or 1)  # an actor needs one, whether or not there are as many
             options |= {"num_cpus": cpus, "include_dashboard": False}
-        self._connected = True  # so that close() ends what is left of a failed attempt
         ray.init(address, **{**options, **self.ray_init})
 
     def _spawn(self, index: int, restarts: int = 0, deaths: int = 0) -> _Worker:
@@ -261,7 +284,7 @@ class RayActors:
 
     def _failed(self, worker: _Worker, what: str, error: Exception, remote: Exception | None) -> None:
         """The environment's fault."""
-        if isinstance(error, NotFiniteError):
+        if isinstance(error, NotFiniteError | EnvCopyError):
             raise error from remote
         self._failures += 1
         if self._failures > self.max_restarts:

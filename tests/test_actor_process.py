@@ -91,6 +91,64 @@ def test_stopped_it_collects_no_more_and_closes_the_environment(model: DG) -> No
     assert closed == [True, True]
 
 
+def test_stopped_amid_a_rollout_it_takes_no_further_step(model: DG) -> None:
+    steps = []
+
+    class Counts(gym.Wrapper[Any, Any, Any, Any]):
+        def step(self, action: Any) -> Any:
+            steps.append(action)
+            if len(steps) == 4:  # of two environments: in the second step of four
+                actor.stop()
+            return self.env.step(action)
+
+    spec = ActorSpec.of(model, lambda: Counts(gym.make("CartPole-v1")))
+    actor = ActorProcess(spec, (0, 0), lambda reference: packed_weights(model))
+    assert actor.collect(["a"], 0) is None
+    assert len(steps) == 4
+
+
+class TwoArguments(Exception):
+    """As many are written; it cannot be unpickled."""
+
+    def __init__(self, code: int, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+
+
+@pytest.mark.parametrize(
+    ("error", "sent", "message"),
+    [
+        (TwoArguments(7, "lost"), RuntimeError, r"(?s)in step\n.*TwoArguments: 7: lost"),
+        (OSError("gone"), OSError, "^gone$"),
+    ],
+)
+def test_an_error_that_cannot_be_sent_is_quoted(
+    model: DG, error: Exception, sent: type[Exception], message: str
+) -> None:
+    class Raises(gym.Wrapper[Any, Any, Any, Any]):
+        def step(self, action: Any) -> Any:
+            raise error
+
+    spec = ActorSpec.of(model, lambda: Raises(gym.make("CartPole-v1")))
+    actor = ActorProcess(spec, (0, 0), lambda reference: packed_weights(model))
+    with pytest.raises(sent, match=message):
+        actor.collect(["a"], 0)
+
+
+def test_infos_may_hold_what_the_program_itself_defines(model: DG) -> None:
+    class Own:
+        pass
+
+    class Tells(gym.Wrapper[Any, Any, Any, Any]):
+        def step(self, action: Any) -> Any:
+            *rest, _ = self.env.step(action)
+            return (*rest, {"own": Own()})
+
+    actor = ActorProcess(
+        ActorSpec.of(model, lambda: Tells(gym.make("CartPole-v1"))), (0, 0), lambda reference: packed_weights(model)
+    )
+    assert type(collect(actor, "a", 0).infos[0][0]["own"]).__name__ == "Own"
+
+
 def test_another_thread_sees_where_it_hangs(model: DG) -> None:
     inside, go_on = threading.Event(), threading.Event()
 

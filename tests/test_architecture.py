@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "sb3_delight").rglob("*.py"))
 EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 SEAMS = {"_weight", "_select"}  #: private names that a user's own method overrides
-NUMERICS = {"torch", "numpy", "gymnasium", "stable_baselines3"}
+NUMERICS = {"torch", "numpy", "gymnasium", "stable_baselines3", "cloudpickle"}
 
 
 def name(path: Path) -> str:

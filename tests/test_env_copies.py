@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
     VecEnv,
+    VecEnvWrapper,
     VecFrameStack,
     VecMonitor,
     VecNormalize,
@@ -24,7 +25,7 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
-from sb3_delight.env_copies import EnvCopy
+from sb3_delight.env_copies import EnvCopy, EnvCopyError
 from sb3_delight.normalization import statistics_of
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
@@ -152,14 +153,55 @@ def test_the_order_of_wrappers_is_kept(wrapped: Any) -> None:
 def test_images_are_transposed_once(env_fn: Any) -> None:
     env = BaseAlgorithm._wrap_env(VecMonitor(DummyVecEnv([seeing_images])), verbose=0)
     made = copied(env, env_fn)
-    assert isinstance(made, VecTransposeImage)
-    assert not isinstance(made.venv, VecTransposeImage)
+    layers: list[Any] = [made]
+    while isinstance(layers[-1], VecEnvWrapper):
+        layers.append(layers[-1].venv)
+    assert sum(isinstance(layer, VecTransposeImage) for layer in layers) == 1
     assert made.observation_space.shape == (1, 36, 36)
 
 
 def test_what_a_monitor_reports_is_kept() -> None:
     env = make_vec_env("CartPole-v1", 2, monitor_kwargs={"info_keywords": ("level",)})
     assert copied(env).get_attr("info_keywords") == [("level",)] * 2
+
+
+@pytest.mark.parametrize("env_fn", [seeing_images, lambda: DummyVecEnv([seeing_images] * 2)])
+def test_what_env_fn_makes_is_monitored_as_the_learners(env_fn: Any) -> None:
+    for env in (
+        VecMonitor(DummyVecEnv([seeing_images] * 2), info_keywords=("level",)),
+        DummyVecEnv([lambda: Monitor(seeing_images(), info_keywords=("level",))] * 2),
+    ):
+        made: Any = copied(env, env_fn)
+        per_env = made.env_is_wrapped(Monitor) == [True] * 2
+        assert per_env != is_vecenv_wrapped(made, VecMonitor)
+        assert (made.get_attr("info_keywords") if per_env else [made.info_keywords]) == [("level",)] * (1 + per_env)
+
+
+class CartPoleInside(gym.Env[Any, Any]):
+    """Another environment, with the specification of what it holds."""
+
+    def __init__(self) -> None:
+        self.inner = gym.make("CartPole-v1")
+        self.spec = self.inner.spec
+        self.observation_space, self.action_space = self.inner.observation_space, self.inner.action_space
+
+
+def test_a_specification_of_something_else_is_found_out() -> None:
+    with pytest.raises(EnvCopyError, match=r"makes a CartPoleEnv, and it is a CartPoleInside\. Pass env_fn=\.\.\."):
+        copied(DummyVecEnv([CartPoleInside]))
+
+
+def test_classes_of_the_program_itself_go_by_value_or_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(VecNormalize):
+        pass
+
+    Own.__module__ = RewardScaled.__module__ = "__main__"  # which has no such classes
+    made = copied(Own(make_vec_env("CartPole-v1", 1)))
+    assert type(made).__name__ == "Own"
+    recipe = EnvCopy.of(make_vec_env("CartPole-v1", 1, wrapper_class=RewardScaled))
+    with pytest.raises(ValueError, match=r"RewardScaled is defined in the program itself.*env_fn=\.\.\."):
+        recipe.check_importable()
+    EnvCopy.of(make_vec_env("CartPole-v1", 1)).check_importable()
 
 
 def test_a_wrapper_around_vecnormalize_is_refused_by_name() -> None:
@@ -193,11 +235,12 @@ def test_wrappers_that_cannot_be_made_again_are_named(env: Any, named: str) -> N
         copied(env())
 
 
-def test_an_engine_of_its_own_needs_env_fn() -> None:
+@pytest.mark.parametrize("error", [AttributeError, EOFError, BrokenPipeError])  # two of processes that have ended
+def test_an_engine_of_its_own_needs_env_fn(error: type[Exception]) -> None:
     class Engine(DummyVecEnv):
         def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
             if attr_name == "spec":
-                raise AttributeError(attr_name)
+                raise error(attr_name)
             return super().get_attr(attr_name, indices)
 
     env = Engine([lambda: gym.make("CartPole-v1")])
@@ -218,10 +261,14 @@ def test_env_fn_makes_what_its_specification_could_not() -> None:
     [
         (lambda: make_vec_env("CartPole-v1", 3), r"^env_fn's number of environments must be 2, got 3"),
         (MatchPoint, "Observation spaces do not match"),
+        (
+            lambda: VecNormalize(make_vec_env("CartPole-v1", 2)),
+            r"^env_fn must make .* without VecNormalize",
+        ),
     ],
 )
 def test_what_env_fn_makes_must_fit(env_fn: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(EnvCopyError, match=message):
         copied(make_vec_env("CartPole-v1", 2), env_fn)
 
 

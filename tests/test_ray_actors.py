@@ -1,5 +1,6 @@
 """Actors on Ray, in real processes of this machine. One Ray serves all tests but those about how a Ray ends."""
 
+import functools
 import logging
 import os
 import random
@@ -454,10 +455,41 @@ def test_where_ray_is_looked_for(
     assert calls == [(address, cpus), "shutdown"]
 
 
+def test_the_last_of_several_pools_ends_the_ray_that_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    up, calls = [False], []
+
+    def turn(on: bool, *_: Any, **__: Any) -> None:
+        up[0] = on
+        calls.append("init" if on else "shutdown")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: up[0])
+    monkeypatch.setattr(ray, "init", functools.partial(turn, True))
+    monkeypatch.setattr(ray, "shutdown", functools.partial(turn, False))
+    one, other = RayActors(1), RayActors(1)
+    one._connect()
+    other._connect()
+    for pool in (one, one):  # closing twice counts once
+        pool.close()
+    assert calls == ["init"]
+    other.close()
+    assert calls == ["init", "shutdown"]
+    up[0] = True  # by the program
+    one._connect()
+    one.close()
+    assert calls == ["init", "shutdown"]
+
+
 def test_bad_environments_are_refused_before_any_process_starts() -> None:
     pool = RayActors(1)
     with pytest.raises(ValueError, match=r"Pass env_fn=\.\.\."):
         make(pool).learn(32)  # not registered with Gymnasium
+
+
+def test_a_copy_that_does_not_fit_is_an_error_at_once(running_ray: None, caplog: pytest.LogCaptureFixture) -> None:
+    pool = RayActors(1, env_fn=lambda: gym.make("Acrobot-v1"))
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        make(pool, make_vec_env("CartPole-v1", 1)).learn(32)
+    assert "It is replaced" not in caplog.text
 
 
 def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
