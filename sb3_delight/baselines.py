@@ -1,7 +1,7 @@
 """Other methods on the same loop, a few lines each: what a comparison with DG should be made against."""
 
 import math
-from typing import Any
+from typing import Any, Unpack
 
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
@@ -10,6 +10,7 @@ from torch import Tensor
 from sb3_delight import objectives
 from sb3_delight.arguments import number, require
 from sb3_delight.buffers import Samples
+from sb3_delight.keywords import Arguments, ArgumentsButClipRange
 from sb3_delight.policy_gradient import PolicyGradient
 
 __all__ = ["PPO", "ImportanceWeightedPG", "ScaledPO"]
@@ -31,7 +32,7 @@ class ImportanceWeightedPG(PolicyGradient):
         learning_rate: float | str | Schedule = 7e-4,
         *,
         ratio_clip: float | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[Arguments],
     ) -> None:
         self.ratio_clip = ratio_clip
         super().__init__(policy, env, learning_rate, **kwargs)
@@ -69,10 +70,16 @@ class PPO(PolicyGradient):
         learning_rate: float | str | Schedule = 3e-4,
         *,
         clip_range: float | str | Schedule = 0.2,
-        **kwargs: Any,
+        **kwargs: Unpack[ArgumentsButClipRange],
     ) -> None:
-        defaults = {"n_steps": 2048, "batch_size": 64, "n_epochs": 10, "advantage_scaling": "standardize"}
-        super().__init__(policy, env, learning_rate, **{**defaults, **kwargs, "clip_range": clip_range})
+        arguments: ArgumentsButClipRange = {
+            "n_steps": 2048,
+            "batch_size": 64,
+            "n_epochs": 10,
+            "advantage_scaling": "standardize",
+            **kwargs,
+        }
+        super().__init__(policy, env, learning_rate, clip_range=clip_range, **arguments)
 
     def _resolve_arguments(self) -> None:
         require(self.clip_range is not None, "clip_range", None, "0 or more, as a number, a schedule or 'lin_x'")
@@ -95,7 +102,7 @@ class ScaledPO(PolicyGradient):
         learning_rate: float | str | Schedule = 7e-4,
         *,
         negative_scale: float = 0.2,
-        **kwargs: Any,
+        **kwargs: Unpack[Arguments],
     ) -> None:
         self.negative_scale = negative_scale
         super().__init__(policy, env, learning_rate, **kwargs)

@@ -1,6 +1,6 @@
 """Delightful policy gradient: rare successes count, rare failures are muted."""
 
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
@@ -9,6 +9,7 @@ from torch import Tensor
 from sb3_delight import objectives
 from sb3_delight.arguments import as_schedule, require
 from sb3_delight.buffers import Samples
+from sb3_delight.keywords import ArgumentsButAdvantageScaling
 from sb3_delight.policy_gradient import PolicyGradient
 
 __all__ = ["DG"]
@@ -46,7 +47,7 @@ class DG(PolicyGradient):
         temperature: float | str | Schedule = 10.0,
         normalize_delight: bool = False,
         advantage_scaling: Literal["off", "scale", "standardize"] = "scale",
-        **kwargs: Any,
+        **kwargs: Unpack[ArgumentsButAdvantageScaling],
     ) -> None:
         self.temperature = temperature
         self.normalize_delight = normalize_delight

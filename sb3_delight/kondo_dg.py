@@ -1,7 +1,7 @@
 """The Kondo gate: samples that do not spark joy never enter the network."""
 
 import math
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -12,6 +12,7 @@ from sb3_delight import objectives
 from sb3_delight.arguments import as_schedule, number, require
 from sb3_delight.buffers import Samples
 from sb3_delight.forward import evaluate_log_prob
+from sb3_delight.keywords import ArgumentsButAdvantageScaling
 from sb3_delight.policy_gradient import PolicyGradient
 
 __all__ = ["KondoDG", "Priority"]
@@ -75,7 +76,7 @@ class KondoDG(PolicyGradient):
         screen: Literal["stored", "recompute"] | None = None,
         normalize_delight: bool = False,
         advantage_scaling: Literal["off", "scale", "standardize"] = "scale",
-        **kwargs: Any,
+        **kwargs: Unpack[ArgumentsButAdvantageScaling],
     ) -> None:
         self.gate_rate = gate_rate
         self.price = price

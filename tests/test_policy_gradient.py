@@ -1,6 +1,7 @@
 """The loop: its arguments, its refusal of what is not finite, its logs, and what it saves."""
 
 import csv
+import inspect
 import json
 import math
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import gymnasium as gym
 import numpy as np
@@ -28,6 +29,7 @@ from sb3_delight.actors import LocalActors
 from sb3_delight.baselines import PPO, ImportanceWeightedPG, ScaledPO
 from sb3_delight.buffers import flat_rollout
 from sb3_delight.forward import unvalidated_distributions
+from sb3_delight.keywords import Arguments
 
 ALGORITHMS: list[type[PolicyGradient]] = [PolicyGradient, DG, KondoDG, ImportanceWeightedPG, PPO, ScaledPO]
 
@@ -610,6 +612,18 @@ def test_the_policy_is_in_training_mode_while_it_is_updated_and_only_then(actors
     make(Looking, actors=actors).learn(32, callback=Look())
     assert acting == [False] * 32
     assert updating == [True] * 2
+
+
+def test_editors_know_the_arguments_that_are_passed_on() -> None:
+    signature = inspect.signature(PolicyGradient.__init__).parameters
+    own = {"self", "policy", "env", "learning_rate"}
+    expected = {name: each.annotation for name, each in signature.items() if name not in own}
+    assert get_type_hints(Arguments) == expected
+    for cls in (DG, KondoDG, ImportanceWeightedPG, PPO, ScaledPO):
+        parameters = inspect.signature(cls.__init__).parameters
+        (passed_on,) = get_args(parameters["kwargs"].annotation)
+        assert get_type_hints(passed_on).keys() | parameters.keys() >= expected.keys()
+        assert not get_type_hints(passed_on).keys() & parameters.keys()
 
 
 def test_learn_needs_no_argument(monkeypatch: pytest.MonkeyPatch) -> None:
