@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from benchmarks.records import append_rows, provenance
 from benchmarks.workloads import ARMS, LARGE, WORKLOADS
+from sb3_delight.arguments import count as whole_number
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = [
@@ -177,15 +178,15 @@ def time_both(model: OnPolicyAlgorithm, device: str) -> dict[str, float]:
 
 
 def ratios(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """workload -> arm -> median and quartiles of reference / arm, for the update and for the loop; the latest run."""
+    """workload -> arm -> median and quartiles of reference / arm, for update and loop; the latest run of each."""
     with path.open() as file:
         rows = list(csv.DictReader(file))
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for workload in WORKLOADS:
         runs = [row for row in rows if row["workload"] == workload]
-        runs = [row for row in runs if row["run"] == max(row["run"] for row in runs)]
         for arm in dict.fromkeys(row["arm"] for row in runs):
             mine = [row for row in runs if row["arm"] == arm]
+            mine = [row for row in mine if row["run"] == max(row["run"] for row in mine)]
             costs = ("rows_forward", "gradient_steps", "peak_mib", "host_reads")
             entry: dict[str, Any] = {key: float(mine[0][key]) for key in costs}
             for phase in ("update_seconds", "loop_seconds"):
@@ -220,7 +221,7 @@ def draw(table: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
     for axes, (workload, arms) in zip(panels[0], table.items(), strict=True):
         timed = [arm for arm in names if arm in arms]  # not every workload need have every arm
         for phase, offset, colour in (("update_seconds", 0.2, "tab:blue"), ("loop_seconds", -0.2, "tab:orange")):
-            low, middle, high = np.array([arms[arm][phase] for arm in timed]).T
+            low, middle, high = np.array([arms[arm][phase] for arm in timed]).reshape(-1, 3).T
             positions = np.array([names.index(arm) for arm in timed]) + offset
             spread = [middle - low, high - middle]
             axes.barh(positions, middle, 0.4, xerr=spread, color=colour, label=phase.split("_")[0])
@@ -244,7 +245,7 @@ def main() -> None:
     parser.add_argument(
         "--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="ARM", help=", ".join(ARMS)
     )
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=whole_number, default=7)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--plot-only", action="store_true", help="print and draw what the CSV holds, time nothing")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the CSV and the PNG")

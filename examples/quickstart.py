@@ -2,16 +2,20 @@
 
     python examples/quickstart.py [--env HalfCheetah-v5] [--timesteps 300000] [--seed 0] [--output runs/quickstart]
 
-Writes a TensorBoard log, checkpoints, the trained model with its observation statistics, and a learning curve (PNG).
+Writes a TensorBoard log, checkpoints, the trained model with its observation statistics, and a learning curve (PNG),
+all into a folder of its own: runs/quickstart, the next time runs/quickstart_2.
 Stop it at any moment with Ctrl-C: what was trained so far is saved and evaluated all the same.
 """
 
 import argparse
+import itertools
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -22,6 +26,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_delight import DG
+from sb3_delight.arguments import count
 
 N_ENVS = 8
 # The gate on top of PPO's clip, with stable-baselines3's settings for that: examples/reproduce/control.py --figure clip
@@ -93,18 +98,29 @@ def draw_learning_curve(path: Path, title: str, episodes: EpisodeReturns, refere
     figure.savefig(path, dpi=150)
 
 
+def unused(folder: Path) -> Path:
+    """The folder, or the first of ``folder_2``, ``folder_3``, ... that holds nothing."""
+    names = itertools.chain([folder], (folder.with_name(f"{folder.name}_{i}") for i in itertools.count(2)))
+    return next(each for each in names if not (each.exists() and any(each.iterdir())))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="HalfCheetah-v5", help="any Gymnasium id whose observations are a Box")
-    parser.add_argument("--timesteps", type=int, default=300_000)
+    parser.add_argument("--timesteps", type=count, default=300_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("runs/quickstart"))
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/quickstart"), help="numbered if it holds a run already"
+    )
     arguments = parser.parse_args()
-    output: Path = arguments.output
-    output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # small networks: more threads make it several times slower
+    try:
+        env = VecNormalize(make_vec_env(arguments.env, N_ENVS, seed=arguments.seed))
+    except (gym.error.Error, ValueError) as error:
+        parser.error(f"--env {arguments.env}: {error}")
+    output = unused(arguments.output)
+    output.mkdir(parents=True, exist_ok=True)
 
-    env = VecNormalize(make_vec_env(arguments.env, N_ENVS, seed=arguments.seed))
     settings = SETTINGS | (CONTINUOUS if isinstance(env.action_space, spaces.Box) else {})
     model = DG("MlpPolicy", env, seed=arguments.seed, device="cpu", tensorboard_log=str(output), **settings)
     print("Evaluating random actions and the untrained policy ...")
@@ -116,6 +132,8 @@ def main() -> None:
     try:
         model.learn(arguments.timesteps, callback=[episodes, checkpoints], progress_bar=True)
     except KeyboardInterrupt:
+        if not model.num_timesteps:
+            sys.exit("Stopped before the first step: there is nothing to save.")
         print(f"Stopped after {model.num_timesteps} steps.")
     seconds = time.perf_counter() - start
     print("Evaluating the trained policy ...")

@@ -3,6 +3,7 @@
 from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure as LoggedFigure
+from stable_baselines3.common.logger import TensorBoardOutputFormat
 from torch import Tensor
 
 from sb3_delight.arguments import is_whole, require
@@ -14,7 +15,8 @@ __all__ = ["DelightFigures"]
 class DelightFigures(BaseCallback):
     """Draw, every so many updates, the histograms of delight and of the gate, and advantage against surprisal.
 
-    Logged as ``delight/figure`` with the next dump of the logger, the last update's at the end of ``learn()``.
+    Written as ``delight/figure`` to TensorBoard, if there is such a log, at the step of the update; that of the last at
+    the end of ``learn()``.
     Use: ``DG("MlpPolicy", env, tensorboard_log="runs").learn(callback=DelightFigures())``.
 
     :param every: updates between two figures
@@ -44,17 +46,18 @@ class DelightFigures(BaseCallback):
     def _on_training_end(self) -> None:
         if self.model.rollout_buffer.full:  # else training was stopped amid a rollout, which overwrites the last one
             self._draw()
-            self.logger.dump(self.num_timesteps)  # after that of the last update
 
     def _on_step(self) -> bool:
         return True
 
     def _draw(self) -> None:
+        logs = [each for each in self.logger.output_formats if isinstance(each, TensorBoardOutputFormat)]
         update = self.model.last_update  # computed at each look
         if update is None:
             return
-        figure = draw_delight(*update, self.max_points)
-        self.logger.record("delight/figure", LoggedFigure(figure, close=True), exclude=("stdout", "log", "json", "csv"))
+        for log in logs:
+            figure = LoggedFigure(draw_delight(*update, self.max_points), close=True)
+            log.write({"delight/figure": figure}, {"delight/figure": ()}, self.num_timesteps)
 
 
 def draw_delight(advantages: Tensor, surprisal: Tensor, gate: Tensor, max_points: int = 2000) -> Figure:

@@ -127,7 +127,9 @@ class RareDiscovery(_ReplacedActions):
             seen: Any = {key: part.numpy() for key, part in observations.items()}
         else:
             seen = observations.numpy()
-        given = torch.as_tensor(np.asarray(self.expert(seen)))
+        answer = np.asarray(self.expert(seen))
+        require(answer.dtype.kind in "biuf", "expert's actions", answer, "numbers, one action for each observation")
+        given = torch.as_tensor(answer)
         fits = given.shape == actions.shape
         require(fits, "expert's actions", tuple(given.shape), f"of shape {tuple(actions.shape)}")
         foreign = [action for action in given.numpy() if not _is_in(policy.action_space, action)]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
+from stable_baselines3.common.logger import configure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_delight import DG, KondoDG, PolicyGradient
@@ -19,7 +20,7 @@ def test_figures_are_written_with_the_scalars(cls: type[PolicyGradient], tmp_pat
     model.learn(16 * 5, callback=DelightFigures(every=2, max_points=5), log_interval=1)
     events = EventAccumulator(str(tmp_path / f"{cls.__name__}_1"), size_guidance={"images": 0})
     events.Reload()
-    assert [event.step for event in events.Images("delight/figure")] == [16 * 3, 16 * 5, 16 * 5]
+    assert [event.step for event in events.Images("delight/figure")] == [16 * 2, 16 * 4, 16 * 5]
     assert events.Scalars("train/delight_mean")[-1].step == 16 * 5
 
 
@@ -43,7 +44,14 @@ def test_every_run_counts_its_own_updates(tmp_path: Path) -> None:
         model.learn(16 * 3, callback=figures, log_interval=1)
         events = EventAccumulator(str(tmp_path / run), size_guidance={"images": 0})
         events.Reload()
-        assert [event.step for event in events.Images("delight/figure")] == [16 * 3, 16 * 3]
+        assert [event.step for event in events.Images("delight/figure")] == [16 * 2, 16 * 3]
+
+
+def test_other_logs_get_no_row_of_it(tmp_path: Path) -> None:
+    model = DG("MlpPolicy", "CartPole-v1", n_steps=16, seed=0, device="cpu")
+    model.set_logger(configure(str(tmp_path), ["csv", "tensorboard"]))
+    model.learn(16 * 3, callback=DelightFigures(every=1))
+    assert len((tmp_path / "progress.csv").read_text().splitlines()) == 2  # names, and the last update
 
 
 def test_last_update_weighs_dropped_rows_zero() -> None:

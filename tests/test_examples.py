@@ -35,6 +35,24 @@ def test_quickstart_takes_any_environment(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "result.json").read_text())["random"] > 5
 
 
+def test_quickstart_keeps_earlier_runs_and_says_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.zip").write_text("of another run")
+    run("quickstart.py", "--env", "CartPole-v1", "--timesteps", "600", "--output", "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.zip"]
+    assert (tmp_path / "out_2" / "result.json").is_file()
+    for flags, message in (
+        (("--env", "Nope-v1"), "error: --env Nope-v1: "),
+        (("--env", "FrozenLake-v1"), "error: --env FrozenLake-v1: "),
+        (("--timesteps", "0"), "must be a whole number, 1 or more, got '0'"),
+    ):
+        command = [sys.executable, str(EXAMPLES / "quickstart.py"), *flags]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
+        assert done.returncode == 2
+        assert message in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
+
+
 def test_custom_objective_trains() -> None:
     assert "MutedFailures on CartPole-v1, 1000 steps: return" in run("custom_objective.py", "--timesteps", "1000")
 

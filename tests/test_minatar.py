@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.utils import env_checker
+from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_delight import DG, KondoDG
@@ -18,6 +21,7 @@ from sb3_delight.envs.minatar import MinAtarCNN
 POLICY = {"features_extractor_class": MinAtarCNN, "net_arch": []}
 
 
+@pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version:UserWarning")  # ours is the wrapper
 @pytest.mark.parametrize("name", ["Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders"])
 def test_every_game_is_a_sound_environment(name: str) -> None:
     """Gymnasium's passive checker watches, and any warning fails the test."""
@@ -31,6 +35,17 @@ def test_every_game_is_a_sound_environment(name: str) -> None:
         if terminated:
             observation, _ = env.reset()
     assert gym.make(f"MinAtar/{name}-v0").action_space == spaces.Discrete(6)
+    check_env(gym.make(f"MinAtar/{name}-v1"), warn=False)  # it takes ten by ten cells for an image
+    env_checker.check_env(gym.make(f"MinAtar/{name}-v1", render_mode="rgb_array"), skip_render_check=True)
+
+
+def test_pictures_can_be_filmed() -> None:
+    env = gym.make("MinAtar/Breakout-v1", render_mode="rgb_array")
+    env.reset(seed=0)
+    frame: Any = env.render()
+    assert (frame.shape, frame.dtype) == ((160, 160, 3), np.uint8)
+    assert frame.max() > 200
+    assert env.metadata["render_fps"] == 10
 
 
 def test_a_seeded_reset_repeats_an_episode_whatever_went_before() -> None:
@@ -104,6 +119,15 @@ def test_bad_arguments_are_named(shape: tuple[int, ...], arguments: dict[str, in
 def test_a_game_that_is_none_is_refused_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"game must be one of .*breakout"):
         minatar.make("pong")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sticky_action_prob", 2), ("sticky_action_prob", "a"), ("difficulty_ramping", "no"), ("render_mode", "x")],
+)
+def test_bad_arguments_of_a_game_are_named(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be"):
+        minatar.make("breakout", **{name: value})
 
 
 def test_a_missing_package_is_named_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,10 +30,10 @@ class ContextualBandit(Pictured[np.int64, np.int64]):
 
     def __init__(self, means: ArrayLike | None = None, noise: ArrayLike = 0.0, render_mode: str | None = None) -> None:
         super().__init__(render_mode)
-        self.means: NDArray[np.float64] = np.eye(10) if means is None else np.array(means, dtype=float)
+        self.means = np.eye(10) if means is None else _numbers("means", means)
         shaped = self.means.ndim == 2 and self.means.size > 0 and bool(np.isfinite(self.means).all())
         require(shaped, "means", means, "finite numbers [contexts, arms]")
-        given = np.array(noise, dtype=float)
+        given = _numbers("noise", noise)
         fits = np.isfinite(given).all() and (given >= 0).all() and _broadcasts(given.shape, self.means.shape)
         require(bool(fits), "noise", noise, f"finite, not negative, and broadcast to the shape {self.means.shape}")
         self.noise = np.broadcast_to(given, self.means.shape)
@@ -51,6 +51,7 @@ class ContextualBandit(Pictured[np.int64, np.int64]):
 
     def step(self, action: np.int64) -> tuple[np.int64, float, bool, bool, dict[str, Any]]:
         """Pull an arm; the observation stays the context."""
+        require(self.action_space.contains(action), "action", action, f"in {self.action_space}")
         self.pulled = int(action)
         mean, noise = self.means[self.context, action], self.noise[self.context, action]
         reward = mean + noise * self.np_random.standard_normal()
@@ -62,6 +63,13 @@ class ContextualBandit(Pictured[np.int64, np.int64]):
         if self.pulled >= 0:
             cells[self.context, self.pulled] = 1.0
         return cells
+
+
+def _numbers(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    try:
+        return np.array(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numbers in a rectangle, got {values!r}") from error
 
 
 def _broadcasts(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

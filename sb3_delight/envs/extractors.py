@@ -50,7 +50,7 @@ class CausalTransformer(BaseFeaturesExtractor):
         super().__init__(observation_space, width)
         self.one_hot = isinstance(observation_space, spaces.MultiDiscrete)
         self.slots, self.symbols = _slots_and_symbols(observation_space)
-        known = padding is None or 0 <= padding < self.symbols
+        known = padding is None or (is_whole(padding, least=0) and padding < self.symbols)
         require(known, "padding", padding, f"one of the {self.symbols} symbols, numbered from 0, or None")
         self.padding = padding
         self.tokens, self.positions = nn.Embedding(self.symbols, width), nn.Embedding(self.slots, width)

@@ -9,13 +9,15 @@ only to make one: ``pip install "sb3_delight[minatar]"``.
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from sb3_delight.arguments import is_whole, require
+from sb3_delight.arguments import is_whole, number, require
 from sb3_delight.envs import MINATAR_GAMES
+from sb3_delight.envs.pictures import PIXELS
 
 __all__ = ["MinAtarCNN", "make"]
 
@@ -54,16 +56,32 @@ class MinAtarCNN(BaseFeaturesExtractor):
         return features
 
 
-class _SeededReset(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
-    """Forgets the last action between episodes: the game keeps it, and a sticky first step would outlive a seed."""
+class _Mended(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+    """What MinAtar leaves out: rewards that are floats, pictures of bytes, a generator that is seeded.
+
+    And it forgets the last action between episodes: the game keeps it, and a sticky first step would outlive a seed.
+    """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         gym.utils.RecordConstructorArgs.__init__(self)  # actors make the environment again
         super().__init__(env)
+        self.metadata = {**env.metadata, "render_fps": 10}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self.get_wrapper_attr("game").last_action = 0
+        gym.Env.reset(self.unwrapped, seed=seed)
         return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, float(reward), bool(terminated), truncated, info
+
+    def render(self) -> Any:
+        """:return: pixels ``[160, 160, 3]``, unsigned bytes, in the mode ``"rgb_array"``"""
+        frame = self.env.render()
+        if self.render_mode != "rgb_array":
+            return frame
+        return np.kron((255 * np.asarray(frame)).round().astype(np.uint8), np.ones((PIXELS, PIXELS, 1), np.uint8))
 
 
 def make(game: str, **kwargs: Any) -> gym.Env[Any, Any]:
@@ -73,11 +91,17 @@ def make(game: str, **kwargs: Any) -> gym.Env[Any, Any]:
     :param kwargs: ``use_minimal_action_set``, ``sticky_action_prob`` (default .1), ``difficulty_ramping`` (default
         true), ``render_mode``
     :return: an environment with boolean observations ``[10, 10, channels]``
+    :raises ValueError: for an argument outside its range; it names the argument
     :raises ImportError: if MinAtar is not installed; it says how to get it
     """
     require(game in MINATAR_GAMES, "game", game, f"one of {list(MINATAR_GAMES)}")
+    sticky, ramping = kwargs.get("sticky_action_prob", 0.1), kwargs.get("difficulty_ramping", True)
+    require(0 <= number(sticky) <= 1, "sticky_action_prob", sticky, "a probability")
+    require(isinstance(ramping, bool), "difficulty_ramping", ramping, "true or false")
     try:
         from minatar.gym import BaseEnv
     except ImportError as error:
         raise ImportError('MinAtar is not installed: pip install "sb3_delight[minatar]"') from error
-    return _SeededReset(BaseEnv(game=game, **kwargs))
+    modes = (None, *BaseEnv.metadata["render_modes"])
+    require(kwargs.get("render_mode") in modes, "render_mode", kwargs.get("render_mode"), f"one of {modes}")
+    return _Mended(BaseEnv(game=game, **kwargs))

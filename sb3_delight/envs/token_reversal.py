@@ -105,6 +105,7 @@ class TokenReversal(Pictured[NDArray[np.int64], np.int64]):
 
     def step(self, action: np.int64) -> tuple[NDArray[np.int64], float, bool, bool, dict[str, Any]]:
         """Write the next token."""
+        require(self.action_space.contains(action), "action", action, f"in {self.action_space}")
         self.slots[self.place] = action
         self.place += 1
         done = self.place == 2 * self.horizon

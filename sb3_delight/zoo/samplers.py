@@ -69,7 +69,7 @@ def suggest_dg(trial: optuna.Trial, n_actions: int) -> None:
 def suggest_kondo_dg(trial: optuna.Trial, n_actions: int) -> None:
     """A rate or a price, with a hard or a soft gate."""
     if trial.suggest_categorical("gate", ["rate", "price"]) == "rate":
-        # Of the smallest rollout, 16 steps of one environment, one row.
+        # Of the smallest rollout, 16 steps of one environment, two rows.
         trial.suggest_float("gate_rate", 0.07, 0.9, log=True)
     else:
         trial.suggest_float("price", 0.0, 2.0)
