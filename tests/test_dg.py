@@ -71,6 +71,26 @@ def test_the_step_is_that_of_the_equation() -> None:
         torch.testing.assert_close(new, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("clip_range", [None, 0.2])
+def test_surprisal_is_that_of_the_policy_which_the_gradient_step_trains(clip_range: float | None) -> None:
+    """Not of the one that acted, from which it differs after the first step on a rollout."""
+    now: list[float] = []
+    then: list[float] = []
+
+    class Looking(DG):
+        def _weight(self, log_prob: torch.Tensor, batch: Any) -> torch.Tensor:
+            with torch.no_grad():
+                _, current, _ = self.policy.evaluate_actions(batch.observations, batch.actions.long().flatten())
+            now.append((log_prob - current).abs().max().item())
+            then.append((log_prob - batch.old_log_prob).abs().max().item())
+            return super()._weight(log_prob, batch)
+
+    Looking("MlpPolicy", "CartPole-v1", 1e-2, n_steps=32, batch_size=16, n_epochs=3, clip_range=clip_range,
+        seed=0, device="cpu").learn(32)  # fmt: skip
+    assert max(now) < 1e-6
+    assert then[0] < 1e-6 < 1e-2 < then[-1]
+
+
 def test_normalized_delight_does_not_depend_on_the_reward_scale() -> None:
     log_prob, advantages = -torch.rand(50) * 5, torch.randn(50)
 

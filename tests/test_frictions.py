@@ -197,6 +197,42 @@ def test_rewards_are_replaced_by_a_fair_coin_and_monitor_keeps_the_true_ones() -
     assert all(episode["r"] == episode["l"] for episode in episodes)
 
 
+def test_every_environment_has_a_coin_of_its_own() -> None:
+    rewards = collect(model_of(BOX), [RewardCorruption(1.0)]).rewards
+    assert all(set(np.unique(step)) == {0.0, 1.0} for step in rewards)
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(8), spaces.MultiDiscrete([8, 2]), spaces.MultiBinary(3)], ids=str)
+def test_a_sampler_without_noise_draws_from_the_policy(space: spaces.Space[Any]) -> None:
+    model = model_of(space)
+    last: Any = model.policy.action_net
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.zero_()
+        last.bias[0] = 2
+    drawn = collect(model, [MismatchedSampler(0.0)]).actions.reshape(N_ENVS * N_STEPS, -1)
+    distribution: Any = model.policy.get_distribution(torch.zeros(1, 3)).distribution
+    if isinstance(distribution, torch.distributions.Bernoulli):
+        expected, shares = distribution.probs[0], drawn.mean(axis=0)
+    else:
+        first = distribution[0] if isinstance(distribution, list) else distribution
+        expected, shares = first.probs[0], np.bincount(drawn[:, 0].astype(int), minlength=8) / len(drawn)
+    np.testing.assert_allclose(shares, expected.detach().numpy(), atol=0.06)
+
+
+def test_every_friction_of_every_learner_draws_from_a_stream_of_its_own() -> None:
+    seeds: list[int] = []
+
+    class Spy(Friction):
+        def wrap_policy(self, policy: Any, generator: torch.Generator) -> None:
+            seeds.append(generator.initial_seed())
+
+    for seed in (0, 1):
+        model = DG("MlpPolicy", "CartPole-v1", n_steps=8, seed=seed, device="cpu")
+        Actor(ActorSpec.of(model, frictions=[Spy(0.5), Spy(0.5)]))
+    assert len(set(seeds)) == 4
+
+
 def test_corrupted_rewards_are_what_vecnormalize_sees() -> None:
     env = VecNormalize(make_vec_env("CartPole-v1", 2), norm_obs=False)
     pool = LocalActors(frictions=[RewardCorruption(1.0, 0.0, 0.0)])

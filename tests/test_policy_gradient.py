@@ -718,13 +718,16 @@ def test_a_look_at_the_last_update_leaves_no_trace_in_the_log() -> None:
 
 
 def test_an_update_that_was_undone_is_no_last_update() -> None:
-    model = make().learn(16)
+    model = make(KondoDG, gate_rate=0.5, screen="recompute").learn(16)
     assert model.last_update is not None
+    counts = [model.actor_rows, model.critic_rows, model.screen_rows]
+    assert counts == [8, 16, 16]
     weight: torch.Tensor = model.policy.get_parameter("action_net.weight")
     weight.register_hook(lambda gradient: gradient * math.nan)  # type: ignore[no-untyped-call]
     with pytest.raises(ValueError, match="gradient is not finite"):
         model.train()
     assert model.last_update is None
+    assert [model.actor_rows, model.critic_rows, model.screen_rows] == counts
 
 
 def test_a_compiled_policy_is_gated_screened_and_sent_to_actors() -> None:
@@ -788,3 +791,10 @@ def test_vectorised_environments_fill_one_rollout(n_envs: int) -> None:
     env: VecEnv = DummyVecEnv([lambda: gym.make("CartPole-v1")] * n_envs)
     model = make(DG, env).learn(16 * n_envs)
     assert model.num_timesteps == model.actor_rows == 16 * n_envs
+    assert model.last_update is not None
+    assert model.last_update[0].square().mean().item() == pytest.approx(1)  # advantages as DG scales them
+    gated = make(KondoDG, env, gate_rate=0.25).learn(16 * n_envs)
+    gated.set_logger(configure(None, []))
+    gated.train()
+    for name in ("gate_mean", "kept_fraction"):
+        assert gated.logger.name_to_value[f"train/{name}"] == 0.25
