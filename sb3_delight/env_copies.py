@@ -3,7 +3,6 @@
 import copy
 import pickle
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -85,9 +84,8 @@ class EnvCopy:
                 if env_fn is None:
                     raise _cannot(f"its wrapper {foreign} cannot be made again from a specification")
             inner = inner.venv
-        with suppress(AttributeError, NotImplementedError):  # of engines that cannot tell
-            if all(inner.env_is_wrapped(Monitor)):
-                keywords = keywords or inner.get_attr("info_keywords")[0]
+        if _has_monitors(inner):
+            keywords = keywords or inner.get_attr("info_keywords")[0]
         return cls(
             source=env_fn or _specifications(inner),
             n_envs=env.num_envs,
@@ -134,7 +132,7 @@ class EnvCopy:
             return DummyVecEnv([partial(self._monitored, spec) for spec in self.source])
         first = self.source()
         if isinstance(first, VecEnv):
-            monitored = is_vecenv_wrapped(first, VecMonitor) or all(first.env_is_wrapped(Monitor))
+            monitored = is_vecenv_wrapped(first, VecMonitor) or _has_monitors(first)
             return first if monitored else VecMonitor(first, info_keywords=self.info_keywords)
         made = [first, *(self.source() for _ in range(self.n_envs - 1))]
         return DummyVecEnv([partial(self._monitored, each) for each in made])
@@ -151,6 +149,14 @@ class EnvCopy:
         made = _kinds(env) if self.kinds else ()
         if made != self.kinds:
             raise EnvCopyError(str(_cannot(f"its specification makes a {made[0]}, and it is a {self.kinds[0]}")))
+
+
+def _has_monitors(env: VecEnv) -> bool:
+    """Around each environment, as far as the engine can tell."""
+    try:
+        return all(env.env_is_wrapped(Monitor))
+    except (AttributeError, NotImplementedError):
+        return False
 
 
 def _kinds(env: VecEnv) -> tuple[str, ...]:

@@ -243,10 +243,14 @@ def test_an_engine_of_its_own_needs_env_fn(error: type[Exception]) -> None:
                 raise error(attr_name)
             return super().get_attr(attr_name, indices)
 
+        def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+            raise NotImplementedError
+
     env = Engine([lambda: gym.make("CartPole-v1")])
     with pytest.raises(ValueError, match=r"Engine knows no specification.*env_fn=\.\.\."):
         copied(env)
     assert copied(env, lambda: gym.make("CartPole-v1")).num_envs == 1
+    assert isinstance(copied(env, lambda: Engine([lambda: gym.make("CartPole-v1")])), VecMonitor)
 
 
 def test_env_fn_makes_what_its_specification_could_not() -> None:
