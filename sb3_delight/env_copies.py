@@ -132,8 +132,8 @@ class EnvCopy:
             return DummyVecEnv([partial(self._monitored, spec) for spec in self.source])
         first = self.source()
         if isinstance(first, VecEnv):
-            monitored = is_vecenv_wrapped(first, VecMonitor) or _has_monitors(first)
-            return first if monitored else VecMonitor(first, info_keywords=self.info_keywords)
+            bare = not is_vecenv_wrapped(first, VecMonitor) and _has_monitors(first) is False
+            return VecMonitor(first, info_keywords=self.info_keywords) if bare else first
         made = [first, *(self.source() for _ in range(self.n_envs - 1))]
         return DummyVecEnv([partial(self._monitored, each) for each in made])
 
@@ -151,12 +151,12 @@ class EnvCopy:
             raise EnvCopyError(str(_cannot(f"its specification makes a {made[0]}, and it is a {self.kinds[0]}")))
 
 
-def _has_monitors(env: VecEnv) -> bool:
-    """Around each environment, as far as the engine can tell."""
+def _has_monitors(env: VecEnv) -> bool | None:
+    """Around each environment; ``None`` if the engine cannot tell."""
     try:
         return all(env.env_is_wrapped(Monitor))
     except (AttributeError, NotImplementedError):
-        return False
+        return None
 
 
 def _kinds(env: VecEnv) -> tuple[str, ...]:

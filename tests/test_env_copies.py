@@ -250,7 +250,7 @@ def test_an_engine_of_its_own_needs_env_fn(error: type[Exception]) -> None:
     with pytest.raises(ValueError, match=r"Engine knows no specification.*env_fn=\.\.\."):
         copied(env)
     assert copied(env, lambda: gym.make("CartPole-v1")).num_envs == 1
-    assert isinstance(copied(env, lambda: Engine([lambda: gym.make("CartPole-v1")])), VecMonitor)
+    assert isinstance(copied(env, lambda: Engine([lambda: gym.make("CartPole-v1")])), Engine)
 
 
 def test_env_fn_makes_what_its_specification_could_not() -> None:
