@@ -5,6 +5,7 @@ import pickle
 import random
 import zipfile
 from copy import deepcopy
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from sb3_delight import DG, KondoDG, PolicyGradient
+from sb3_delight import DG, KondoDG, PolicyGradient, rollouts
 from sb3_delight.actors import Actor, ActorPool, ActorSpec, LocalActors, Rollout, Weights
 from sb3_delight.baselines import PPO, ImportanceWeightedPG
 from sb3_delight.buffers import observation_parts
@@ -649,3 +650,91 @@ def test_vecnormalize_of_actors_is_that_of_the_learner() -> None:
     assert counts == pytest.approx([1e-4 + 2 + 32 * rollouts for rollouts in range(1, 6)])
     assert max(np.abs(rollout.observations).max() for rollout in pool.collected) <= 2.0
     assert all((rollout.rewards == 1).all() for rollout in pool.collected)
+
+
+def test_draws_of_staleness_follow_the_seed() -> None:
+    versions = []
+    for seed in (0, 0, 1):
+        pool = Spy(staleness=(0, 5))
+        make(PolicyGradient, seed=seed, n_steps=4, actors=pool).learn(30 * 8)
+        versions.append([rollout.version for rollout in pool.collected])
+    assert versions[0] == versions[1] != versions[2]
+
+
+def test_infos_are_of_their_step_though_an_environment_reuses_them() -> None:
+    class Reuses(DummyVecEnv):
+        given: list[dict[str, Any]] | None = None
+
+        def step_wait(self) -> Any:
+            *step, infos = super().step_wait()
+            self.given = self.given or infos
+            for info in self.given:
+                info["steps"] = info.get("steps", 0) + 1
+            return (*step, self.given)
+
+    pool = Spy(env_fn=lambda: Reuses([lambda: AnySpaces(BOX, BOX)]))
+    make(env=DummyVecEnv([lambda: AnySpaces(BOX, BOX)]), actors=pool).learn(16)
+    assert [info["steps"] for (info,) in pool.collected[0].infos] == list(range(1, 17))
+
+
+def test_starting_again_closes_what_was_started_before() -> None:
+    closed: list[DummyVecEnv] = []
+
+    class Closes(DummyVecEnv):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    pool = LocalActors(env_fn=lambda: Closes([lambda: make_gym("CartPole-v1")] * 2))
+    for expected in (0, 1):
+        pool.start(make())
+        assert len(closed) == expected
+    pool.close()
+    assert len(closed) == 2
+
+
+def test_errors_of_an_actor_tell_the_learners_timestep() -> None:
+    model = make().learn(64)
+    assert Actor(spec_of(model)).algorithm.num_timesteps == 64
+
+
+def test_figures_of_speed_are_of_steps_and_seconds_since_the_first_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = count()  # a second passes between two looks at the clock
+    monkeypatch.setattr(rollouts, "perf_counter", lambda: float(next(seconds)))
+    model = make(PolicyGradient, actors=LocalActors())
+    logged: list[dict[str, float]] = []
+    model.set_logger(configure(None, []))
+    model.dump_logs = lambda iteration=0: logged.append(dict(model.logger.name_to_value))  # type: ignore
+    model.learn(3 * 32, log_interval=1)
+    # Waits from 0 to 1, 2 to 3, and 5 to 6; looks at 4 and at 7.
+    assert [each.get("actors/env_steps_per_second") for each in logged[:3]] == [None, 32 / 3, 64 / 6]
+    assert [each.get("actors/learner_idle_share") for each in logged[:3]] == [None, 1 / 3, 2 / 6]
+
+
+def test_successes_are_counted_as_without_actors() -> None:
+    class Succeeds(AnySpaces):
+        def step(self, action: Any) -> Any:
+            *rest, info = super().step(action)
+            return (*rest, {**info, "is_success": self.steps % 3 == 0})
+
+    found = []
+    for actors in (None, LocalActors(env_fn=lambda: Succeeds(BOX, BOX))):
+        model = make(env=DummyVecEnv([lambda: Succeeds(BOX, BOX)]), actors=actors).learn(64)
+        found.append(list(model.ep_success_buffer or []))
+    assert found[0] == found[1]
+    assert len(found[0]) == 12  # episodes of five steps
+
+
+@pytest.mark.parametrize("batch_size", [2])
+def test_values_are_recomputed_eight_minibatches_at_a_time(batch_size: int) -> None:
+    model = make(PolicyGradient, batch_size=batch_size, actors=LocalActors(1))
+    passed: list[int] = []
+    predict = model.policy.predict_values
+
+    def noted(obs: Any) -> torch.Tensor:
+        passed.append(len(obs))
+        return predict(obs)
+
+    model.policy.predict_values = noted  # type: ignore[method-assign]
+    model.learn(2 * 32)
+    assert max(passed) == 16

@@ -1,7 +1,9 @@
 """Figures of delight reach TensorBoard, the last update's too."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from stable_baselines3 import A2C
@@ -9,9 +11,9 @@ from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 from stable_baselines3.common.logger import configure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sb3_delight import DG, KondoDG, PolicyGradient
+from sb3_delight import DG, KondoDG, PolicyGradient, callbacks
 from sb3_delight.buffers import flat_rollout
-from sb3_delight.callbacks import DelightFigures
+from sb3_delight.callbacks import DelightFigures, draw_delight
 
 
 @pytest.mark.parametrize("cls", [PolicyGradient, DG, KondoDG])
@@ -87,3 +89,28 @@ def test_other_algorithms_are_refused() -> None:
 def test_bad_arguments_are_refused_by_name(name: str) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must be"):
         DelightFigures(**{name: 0})
+
+
+def test_a_figure_shows_what_it_says() -> None:
+    advantages, surprisal, gate = torch.randn(9), torch.rand(9), torch.rand(9)
+    left, _, right = draw_delight(advantages, surprisal, gate, max_points=5).axes[:3]
+    delight = advantages * surprisal
+    edges = [left.patches[0].get_x(), left.patches[-1].get_x() + left.patches[-1].get_width()]  # type: ignore
+    assert edges == pytest.approx([delight.min().item(), delight.max().item()], rel=1e-3)
+    points: Any = right.collections[0]
+    np.testing.assert_allclose(points.get_offsets(), np.stack([surprisal[::2], advantages[::2]], 1))
+    np.testing.assert_allclose(points.get_array(), gate[::2])
+
+
+def test_a_figure_has_no_more_points_than_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked_for: list[int] = []
+
+    def noted(*update: Any) -> Any:
+        asked_for.append(update[3])
+        return draw_delight(*update)
+
+    monkeypatch.setattr(callbacks, "draw_delight", noted)
+    model = DG("MlpPolicy", "CartPole-v1", n_steps=16, seed=0, device="cpu")
+    model.set_logger(configure(str(tmp_path), ["tensorboard"]))
+    model.learn(32, callback=DelightFigures(every=1, max_points=7))
+    assert asked_for == [7, 7]

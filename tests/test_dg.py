@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from stable_baselines3.common.logger import configure
 
 from sb3_delight import DG, KondoDG, PolicyGradient, objectives
 from sb3_delight.buffers import flat_rollout
@@ -161,3 +162,15 @@ def test_the_weight_follows_the_schedule_of_the_temperature(temperature: Any) ->
 def test_temperature_is_a_number_however_written(temperature: Any) -> None:
     model = DG("MlpPolicy", "CartPole-v1", temperature=temperature, n_steps=8, device="cpu")
     assert model._current(model.temperature) == 4.0
+
+
+def test_the_surprisal_in_the_log_is_that_of_the_policy_that_acted() -> None:
+    model = DG("MlpPolicy", "Pendulum-v1", 0.1, surprisal_baseline="mode", n_epochs=10, clip_range=0.2, n_steps=64,
+        seed=0, device="cpu").learn(64)  # fmt: skip
+    model.set_logger(configure(None, []))
+    before = model.policy.log_std.detach().clone()
+    model.train()
+    assert (model.policy.log_std - before).abs().max() > 0.01
+    relative = flat_rollout(model.rollout_buffer).old_log_prob - objectives.gaussian_mode_log_prob(before)
+    expected = objectives.surprisal(relative, 10.0).mean().item()
+    assert model.logger.name_to_value["train/surprisal_mean"] == pytest.approx(expected, rel=1e-5)

@@ -57,3 +57,9 @@ def test_the_error_survives_the_way_from_an_actor() -> None:
     error = pickle.loads(pickle.dumps(NotFiniteError("reward", 3)))
     assert isinstance(error, NotFiniteError)
     assert str(error) == str(NotFiniteError("reward", 3))
+
+
+def test_a_bad_gradient_step_is_told_though_some_metrics_are_of_the_update() -> None:
+    norms = [torch.tensor(1.0), torch.tensor(torch.inf)]
+    with pytest.raises(ValueError, match=r"gradient step 2 of 2.*: \{'gradient_norm': inf\}"):
+        check_gradients({"gradient_norm": norms, "surprisal_mean": [torch.tensor(3.0)]})

@@ -197,11 +197,6 @@ def test_rewards_are_replaced_by_a_fair_coin_and_monitor_keeps_the_true_ones() -
     assert all(episode["r"] == episode["l"] for episode in episodes)
 
 
-def test_every_environment_has_a_coin_of_its_own() -> None:
-    rewards = collect(model_of(BOX), [RewardCorruption(1.0)]).rewards
-    assert all(set(np.unique(step)) == {0.0, 1.0} for step in rewards)
-
-
 @pytest.mark.parametrize("space", [spaces.Discrete(8), spaces.MultiDiscrete([8, 2]), spaces.MultiBinary(3)], ids=str)
 def test_a_sampler_without_noise_draws_from_the_policy(space: spaces.Space[Any]) -> None:
     model = model_of(space)
@@ -218,19 +213,6 @@ def test_a_sampler_without_noise_draws_from_the_policy(space: spaces.Space[Any])
         first = distribution[0] if isinstance(distribution, list) else distribution
         expected, shares = first.probs[0], np.bincount(drawn[:, 0].astype(int), minlength=8) / len(drawn)
     np.testing.assert_allclose(shares, expected.detach().numpy(), atol=0.06)
-
-
-def test_every_friction_of_every_learner_draws_from_a_stream_of_its_own() -> None:
-    seeds: list[int] = []
-
-    class Spy(Friction):
-        def wrap_policy(self, policy: Any, generator: torch.Generator) -> None:
-            seeds.append(generator.initial_seed())
-
-    for seed in (0, 1):
-        model = DG("MlpPolicy", "CartPole-v1", n_steps=8, seed=seed, device="cpu")
-        Actor(ActorSpec.of(model, frictions=[Spy(0.5), Spy(0.5)]))
-    assert len(set(seeds)) == 4
 
 
 def test_corrupted_rewards_are_what_vecnormalize_sees() -> None:
@@ -260,6 +242,10 @@ def test_equal_seeds_give_equal_frictions_and_other_streams_others() -> None:
         (spaces.Discrete(5), MismatchedSampler(1.0)),
         (spaces.Discrete(5), ActorBug(1.0, "random")),
         (spaces.MultiDiscrete([3, 4]), ActorBug(1.0, "random")),
+        (spaces.MultiDiscrete([3, 4]), MismatchedSampler(1.0)),
+        (spaces.MultiBinary(3), ActorBug(1.0, "random")),
+        (spaces.MultiBinary(3), MismatchedSampler(1.0)),
+        (BOX, RewardCorruption(0.5)),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -319,3 +305,33 @@ def test_frictions_that_never_happen_change_nothing() -> None:
 def test_bad_arguments_are_refused_by_name(make: Any, name: str) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must be "):
         make()
+
+
+def test_frictions_of_one_actor_toss_coins_of_their_own() -> None:
+    actions = collect(model_of(spaces.Discrete(5)), [ActorBug(0.5, 1), ActorBug(0.5, 4)]).actions
+    bare = collect(model_of(spaces.Discrete(5)), []).actions  # about a fifth each
+    assert (actions == 4).mean() == pytest.approx(0.5 + 0.25 * (bare == 4).mean(), abs=0.065)
+    assert (actions == 1).mean() == pytest.approx(0.25 + 0.25 * (bare == 1).mean(), abs=0.065)
+
+
+def test_actors_and_seeds_have_bugs_at_other_times() -> None:
+    model, other_model = model_of(BOX), model_of(BOX)
+    other_model.seed = 1
+    rolled = [collect(model, [ActorBug(0.5)], stream) for stream in ((1,), (1,), (2,))]
+    rolled.append(collect(other_model, [ActorBug(0.5)], (1,)))
+    one, again, other_stream, other_seed = ((each.actions == 0).all(axis=-1) for each in rolled)
+    assert (one == again).all()
+    for unlike in (other_stream, other_seed):
+        assert (one == unlike).mean() == pytest.approx(0.5, abs=0.065)
+
+
+def test_corrupted_rewards_keep_their_type_and_are_tossed_for_each_environment() -> None:
+    rewards = collect(model_of(BOX), [RewardCorruption(1.0)]).rewards
+    assert rewards.dtype == np.float32
+    assert rewards.mean() == pytest.approx(0.5, abs=0.065)
+    assert rewards.mean(axis=1).std() < 0.2  # one coin for all would give 0.5
+
+
+def test_frictions_that_replace_no_action_may_come_before_a_sampler() -> None:
+    frictions = [RewardCorruption(0.1), MismatchedSampler(1.0), ActorBug(0.1)]
+    assert LocalActors(frictions=frictions).frictions == tuple(frictions)

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.logger import configure
@@ -17,7 +18,7 @@ from torch import nn
 from sb3_delight import DG, KondoDG, PolicyGradient, objectives
 from sb3_delight.actors import LocalActors
 from sb3_delight.buffers import flat_rollout, take
-from sb3_delight.forward import evaluate_rows, slices_without_gradient
+from sb3_delight.forward import evaluate_log_prob, evaluate_rows, slices_without_gradient
 from sb3_delight.minibatches import deal_rows
 
 ROWS = 64
@@ -434,3 +435,64 @@ def test_dict_observations_are_gated_too() -> None:
     actor = Count(model.policy.mlp_extractor.policy_net[0])
     model.learn(ROWS)
     assert actor.forward == ROWS / 4
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_the_critic_may_pay_for_fewer_rows_than_an_actor_that_keeps_all(batch_size: int | None) -> None:
+    model = make(gate_rate=1.0, critic_rate=0.25, batch_size=batch_size).learn(ROWS)
+    assert (model.actor_rows, model.critic_rows) == (ROWS, ROWS / 4)
+
+
+class Features(nn.Sequential):
+    features_dim = 4
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(nn.Linear(observation_space.shape[0], 4), nn.Tanh())
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("of", [0, 1], ids=["values", "log-probabilities"])
+def test_rows_that_one_side_pays_for_have_the_gradient_as_if_both_did(share: bool, of: int) -> None:
+    """That of a shared feature extractor, too."""
+    model = make(policy_kwargs={"share_features_extractor": share, "features_extractor_class": Features})
+    rollout = rollout_of(model)
+    (rows,) = deal_rows(ROWS, None, kept=torch.arange(20), n_critic=30)
+    batch = take(rollout, rows.paid)
+    every: Any = model.policy.evaluate_actions(batch.observations, batch.actions)[of]
+    found: Any = evaluate_rows(model.policy, batch, rows)[of]
+    wanted = every[(rows.critic, rows.actor)[of]]
+    both = [
+        torch.autograd.grad(each.sum(), list(model.policy.parameters()), allow_unused=True, materialize_grads=True)
+        for each in (wanted, found)
+    ]
+    torch.testing.assert_close(both[1], both[0])
+
+
+def test_a_recomputed_screen_asks_a_policys_own_evaluation() -> None:
+    class Halved(ActorCriticPolicy):
+        def evaluate_actions(self, obs: Any, actions: torch.Tensor) -> Any:
+            values, log_prob, entropy = super().evaluate_actions(obs, actions)
+            return values, log_prob / 2, entropy
+
+    model = make(policy=Halved)  # type: ignore[arg-type]
+    rollout = rollout_of(model)
+    _, expected, _ = model.policy.evaluate_actions(rollout.observations, rollout.actions)
+    torch.testing.assert_close(evaluate_log_prob(model.policy, rollout, 2), expected.detach())
+
+
+def test_a_recomputed_screen_needs_no_more_memory_than_eight_minibatches() -> None:
+    model = make(screen="recompute", batch_size=2)
+    rollout, passed = rollout_of(model), []
+    layer: Any = model.policy.mlp_extractor.policy_net[0]
+    layer.register_forward_hook(lambda layer, inputs, output: passed.append(len(output)))
+    model._select(rollout)
+    assert passed == [16] * (ROWS // 16)
+
+
+def test_the_price_of_a_soft_gate_with_a_rate_is_logged() -> None:
+    model = make(gate_rate=0.25, temperature=1.0)
+    rollout = rollout_of(model)
+    model._select(rollout)
+    expected = objectives.price_for_rate(-rollout.old_log_prob * rollout.advantages, 0.25, 1.0)
+    assert abs(expected) > 0.1
+    torch.testing.assert_close(model._metrics["price"][-1], expected)

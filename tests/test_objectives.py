@@ -752,3 +752,16 @@ def test_delight_of_half_precision_neither_overflows_nor_ties(dtype: torch.dtype
         torch.tensor([-1.0, -1.0078125], dtype=torch.bfloat16).to(dtype), torch.full((2,), 3.0, dtype=dtype)
     )
     assert top_rows(close, 0.5).tolist() == [1]
+
+
+@pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
+def test_a_clip_range_of_0_leaves_rows_that_have_not_moved(advantage: float) -> None:
+    log_prob = torch.tensor([-0.5, -2.0])
+    weight = ppo_clip_weight(log_prob, torch.full((2,), advantage), log_prob, clip_range=0.0)
+    assert weight.tolist() == [1.0, 1.0]
+
+
+def test_asympo_leaves_a_likely_token_of_advantage_0_alone() -> None:
+    log_prob, advantage = torch.tensor([[math.log(0.999), -1.0]]), torch.tensor([[0.0, 1.0]])
+    weight = asympo_weight(log_prob, advantage)
+    torch.testing.assert_close(weight, torch.tensor([[0.0, 1 / (1 - math.log(0.99))]]))

@@ -798,3 +798,76 @@ def test_vectorised_environments_fill_one_rollout(n_envs: int) -> None:
     gated.train()
     for name in ("gate_mean", "kept_fraction"):
         assert gated.logger.name_to_value[f"train/{name}"] == 0.25
+
+
+def test_distribution_checks_stay_off_where_they_were_off() -> None:
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        make().learn(16)
+        assert not torch.distributions.Distribution._validate_args
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(True)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_an_error_that_a_bad_rollout_led_to_is_blamed_on_the_rollout() -> None:
+    class Strict(PolicyGradient):
+        def _weight(self, log_prob: torch.Tensor, batch: Any) -> torch.Tensor:
+            if not batch.advantages.isfinite().all():
+                raise RuntimeError("advantages")
+            return super()._weight(log_prob, batch)
+
+    model = make(Strict, Poisoned(gym.make("Pendulum-v1"), "reward", math.nan, at=20))
+    with pytest.raises(ValueError, match="NaN or inf reward"):
+        model.learn(32)
+
+
+@pytest.mark.parametrize("scaling", ["off", "scale", "standardize"])
+def test_the_advantages_of_the_last_update_are_scaled(scaling: str) -> None:
+    scales: dict[str, Any] = {"off": torch.clone, "scale": objectives.scale_by_rms}
+    scale = scales.get(scaling, objectives.standardize)
+    model = make(advantage_scaling=scaling).learn(16)
+    assert model.last_update is not None
+    torch.testing.assert_close(model.last_update[0], scale(flat_rollout(model.rollout_buffer).advantages))
+
+
+def test_the_gradient_norm_is_logged_before_it_is_clipped() -> None:
+    norms = []
+    for limit in (1e-3, 1e9):
+        model = make(PolicyGradient, max_grad_norm=limit, learning_rate=0.0).learn(16)
+        model.set_logger(configure(None, []))
+        model.train()
+        norms.append(model.logger.name_to_value["train/gradient_norm"])
+    assert norms[1] > 1e-2
+    assert norms[0] == pytest.approx(norms[1])
+
+
+def test_what_is_recorded_keeps_no_graph() -> None:
+    """Which would hold the activations of every gradient step until the update's end."""
+    model = make(KondoDG, "Pendulum-v1", clip_range=0.2, batch_size=8).learn(16)
+    model.set_logger(configure(None, []))
+    model.train()
+    assert not any(value.requires_grad for values in model._metrics.values() for value in values)
+
+
+def test_a_look_that_fails_leaves_no_trace_in_the_log_either() -> None:
+    model = make().learn(16)
+    metrics = model._metrics
+
+    def fail(log_prob: torch.Tensor, batch: Any) -> torch.Tensor:
+        raise RuntimeError("no weight")
+
+    model._weight = fail  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="no weight"):
+        _ = model.last_update
+    assert model._metrics is metrics
+
+
+def test_a_policy_may_take_the_place_of_the_one_before() -> None:
+    model = make(PolicyGradient, max_grad_norm=1e-3).learn(16)
+    model.policy = make(PolicyGradient, seed=1).policy
+    before = parameters(model)
+    model.learn(16, reset_num_timesteps=False)
+    assert not identical(before, parameters(model))
+    gradients = [parameter.grad for parameter in model.policy.parameters() if parameter.grad is not None]
+    assert torch.stack([gradient.norm() for gradient in gradients]).norm() < 1.1e-3

@@ -66,3 +66,13 @@ def test_the_optimisers_parameters_are_the_policys() -> None:
     model = make(*OPTIMIZERS[0])
     for one, other in zip(optimized_parameters(model.policy), model.policy.parameters(), strict=True):
         assert one is other
+
+
+def test_whole_numbers_come_back_exactly() -> None:
+    model = make(*OPTIMIZERS[0])
+    layer: Any = model.policy.features_extractor
+    layer[1].num_batches_tracked.fill_(2**24 + 1)
+    before, snapshot = everything(model.policy), Snapshot(model.policy)
+    layer[1].num_batches_tracked.zero_()
+    snapshot.restore()
+    assert all(torch.equal(one, other) for one, other in zip(before, everything(model.policy), strict=True))
