@@ -49,6 +49,8 @@ class ActorProcess:
 
         :raises Exception: what the environment raises; a ``RuntimeError`` that quotes it, if it cannot be sent
         """
+        if self._stopped:
+            return None
         try:
             return self._collect(wrapped, version)
         except ActorStopped:
@@ -65,7 +67,7 @@ class ActorProcess:
             self._thread = threading.get_ident()
             torch.set_num_threads(1)
             self._actor = Actor(self._spec, self._stream)
-        if self._stopped:
+        if self._stopped:  # while it was made
             raise ActorStopped
         reference, version = max((wrapped[0], version), self._newest, key=lambda pair: pair[1])
         if reference != self._loaded:

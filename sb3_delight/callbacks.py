@@ -52,7 +52,7 @@ class DelightFigures(BaseCallback):
 
     def _draw(self) -> None:
         logs = [each for each in self.logger.output_formats if isinstance(each, TensorBoardOutputFormat)]
-        update = self.model.last_update  # computed at each look
+        update = self.model.last_update if logs else None  # computed at each look
         if update is None:
             return
         for log in logs:

@@ -91,6 +91,15 @@ def test_stopped_it_collects_no_more_and_closes_the_environment(model: DG) -> No
     assert closed == [True, True]
 
 
+def test_stopped_before_its_first_rollout_it_makes_no_environment(model: DG) -> None:
+    made = []
+    spec = ActorSpec.of(model, lambda: made.append(True) or gym.make("CartPole-v1"))  # type: ignore[func-returns-value]
+    actor = ActorProcess(spec, (0, 0), lambda reference: packed_weights(model))
+    actor.stop()
+    assert actor.collect(["a"], 0) is None
+    assert not made
+
+
 def test_stopped_amid_a_rollout_it_takes_no_further_step(model: DG) -> None:
     steps = []
 

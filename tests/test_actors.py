@@ -725,9 +725,8 @@ def test_successes_are_counted_as_without_actors() -> None:
     assert len(found[0]) == 12  # episodes of five steps
 
 
-@pytest.mark.parametrize("batch_size", [2])
-def test_values_are_recomputed_eight_minibatches_at_a_time(batch_size: int) -> None:
-    model = make(PolicyGradient, batch_size=batch_size, actors=LocalActors(1))
+def test_values_are_recomputed_eight_minibatches_at_a_time() -> None:
+    model = make(PolicyGradient, batch_size=2, actors=LocalActors(1))
     passed: list[int] = []
     predict = model.policy.predict_values
 

@@ -300,19 +300,6 @@ def test_arrays_that_a_callback_assigns_serve_one_rollout(kind: str) -> None:
         buffer.compute_returns_and_advantage(torch.zeros(2), np.zeros(2))
         assert (buffer.advantages > plain).all()
         if isinstance(buffer.observations, dict):
-            buffer.observations["float32"] = buffer.observations["float32"] + 1
+            buffer.observations["float32"] = buffer.observations["float32"] + 5
         else:
-            buffer.observations = buffer.observations + 1
-
-
-def test_an_entry_that_a_callback_assigns_serves_one_rollout() -> None:
-    _, buffer = buffers(OBSERVATION_SPACES["Dict"], ACTION_SPACES["Box"], 2)
-    nothing = np.zeros(2)
-    for rollout in range(2):
-        buffer.reset()
-        for _ in range(N_STEPS):
-            observations = {key: np.full_like([space.sample()] * 2, rollout) for key, space in FLAT_SPACES.items()}
-            buffer.add(observations, np.zeros((2, 2)), nothing, nothing, torch.zeros(2), torch.zeros(2))
-        assert isinstance(buffer.observations, dict)
-        assert all((part == rollout).all() for part in buffer.observations.values())
-        buffer.observations["float32"] = buffer.observations["float32"] + 5
+            buffer.observations = buffer.observations + 5

@@ -65,9 +65,7 @@ def draw(runs: Runs, statistic: Statistic) -> Figure:
             plotting.points(axes, BONUSES, samples, name, statistic, color=colour)
         plain = scores["pg", 0.0]
         if plain.size:
-            middle, low, high = records.interval(plain, statistic)
-            axes.axhline(float(middle), color=LABELS["pg"][1], linestyle=":", label="policy gradient, no bonus")
-            axes.axhspan(float(low), float(high), color=LABELS["pg"][1], alpha=0.08, linewidth=0)
+            plotting.level(axes, plain, "policy gradient, no bonus", statistic, color=LABELS["pg"][1])
         axes.set(xscale="log", title=title, xlabel="entropy bonus (below: DG's temperature)", ylabel="return")
         axes.set_ylim(bottom=0)
         axes.set_xticks(BONUSES, [f"{size:g}\n{temperature(size):g}" for size in BONUSES])

@@ -74,6 +74,13 @@ def points(
         axes.fill_between(place, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
 
 
+def level(axes: Axes, values: Array, label: str, statistic: Statistic = np.mean, **style: Any) -> None:
+    """As :func:`points`, of what has no x: a dotted line, at all of them."""
+    middle, low, high = interval(values, statistic)
+    line = axes.axhline(float(middle), linestyle=":", label=label, **style)
+    axes.axhspan(float(low), float(high), color=line.get_color(), alpha=0.08, linewidth=0)
+
+
 def intervals(
     axes: Axes,
     places: Iterable[float],

@@ -12,7 +12,6 @@ from typing import Any
 import harness
 import numpy as np
 import plotting
-import records
 import torch
 import training
 from matplotlib.figure import Figure
@@ -89,9 +88,7 @@ def by_temperature(runs: Runs) -> Figure:
             plotting.points(axes, range(len(dg)), samples, f"DG, {metric}", color=colour)
             axes.set_xticks(range(len(dg)), [f"{c.temperature:g}" for c in dg])
             for plain in (c for c in mine if c.temperature is None):
-                mean, low, high = records.interval(runs.last(plain, metric))
-                axes.axhline(float(mean), color=colour, linestyle=":", label=f"PG, {metric}")
-                axes.axhspan(float(low), float(high), color=colour, alpha=0.08, linewidth=0)
+                plotting.level(axes, runs.last(plain, metric), f"PG, {metric}", color=colour)
         axes.set(title=f"{task.env}, {task.updates // 1000}k steps", xlabel="temperature", ylabel="return")
     plotting.legend_below(figure, panels[0], 4)
     return figure

@@ -9,7 +9,6 @@ only to make one: ``pip install "sb3_delight[minatar]"``.
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from sb3_delight.arguments import is_whole, number, require
 from sb3_delight.envs import MINATAR_GAMES
-from sb3_delight.envs.pictures import PIXELS
+from sb3_delight.envs.pictures import enlarged
 
 __all__ = ["MinAtarCNN", "make"]
 
@@ -79,9 +78,7 @@ class _Mended(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
     def render(self) -> Any:
         """:return: pixels ``[160, 160, 3]``, unsigned bytes, in the mode ``"rgb_array"``"""
         frame = self.env.render()
-        if self.render_mode != "rgb_array":
-            return frame
-        return np.kron((255 * np.asarray(frame)).round().astype(np.uint8), np.ones((PIXELS, PIXELS, 1), np.uint8))
+        return enlarged(frame) if self.render_mode == "rgb_array" else frame
 
 
 def make(game: str, **kwargs: Any) -> gym.Env[Any, Any]:

@@ -13,9 +13,14 @@ from numpy.typing import ArrayLike
 
 from sb3_delight.arguments import require
 
-__all__ = ["Pictured"]
+__all__ = ["Pictured", "enlarged"]
 
 PIXELS = 16  #: side of a cell
+
+
+def enlarged(cells: Any) -> Any:
+    """Pixels ``[16 * rows, 16 * columns, 3]``, unsigned bytes, of colours ``[rows, columns, 3]`` in [0, 1]."""
+    return np.kron((255 * np.asarray(cells)).round().astype(np.uint8), np.ones((PIXELS, PIXELS, 1), np.uint8))
 
 
 class Pictured(gym.Env[ObsType, ActType]):
@@ -40,5 +45,4 @@ class Pictured(gym.Env[ObsType, ActType]):
         """:return: pixels ``[16 * rows, 16 * columns, 3]``, unsigned bytes; ``None`` if there is no render mode"""
         if self.render_mode is None:
             return None
-        grey = np.kron(np.asarray(self._cells()), np.ones((PIXELS, PIXELS)))
-        return np.repeat((255 * grey).round().astype(np.uint8)[..., None], 3, axis=-1)
+        return enlarged(np.repeat(np.asarray(self._cells())[..., None], 3, axis=-1))
