@@ -255,7 +255,7 @@ def check_env_kwargs_of_a_file_or_a_study_hold_in_evaluation_and_enjoy() -> None
     Path("variant.yml").write_text(
         "default: {n_timesteps: 300, policy: MlpPolicy, env_kwargs: {sutton_barto_reward: true}}"
     )
-    run = ("train", "--env", "CartPole-v1", "--eval-freq", "100", "--eval-episodes", "2", "-n", "300")
+    run = ("train", "--env", "CartPole-v1", "--eval-freq", "100", "--eval-episodes", "2", "-n", "300", "--seed", "1")
     sweep = (*run, "-optimize", "--no-optim-plots", "--n-trials", "1")
     zoo(*run, "-conf", "variant.yml", "-f", "of_a_file")
     zoo(*sweep, "-conf", "variant.yml", "--study-name", "of_a_file")
