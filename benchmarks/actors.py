@@ -33,6 +33,7 @@ from tqdm import tqdm
 from benchmarks.records import append_rows, provenance
 from sb3_delight import DG
 from sb3_delight.actors import ActorPool, LocalActors
+from sb3_delight.arguments import count
 from sb3_delight.ray_actors import RayActors
 
 RESULTS = Path(__file__).parent / "results"
@@ -171,9 +172,9 @@ def draw(found: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--rollouts", type=int, default=60, help="of 1024 steps each, in every run")
-    parser.add_argument("--width", type=int, default=384, help="of the two hidden layers: what balances the workload")
+    parser.add_argument("--repeats", type=count, default=5)
+    parser.add_argument("--rollouts", type=count, default=60, help="of 1024 steps each, in every run")
+    parser.add_argument("--width", type=count, default=384, help="of the two hidden layers: what balances the workload")
     parser.add_argument("--plot-only", action="store_true", help="print and draw what the CSV holds, time nothing")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the CSV and the PNG")
     arguments = parser.parse_args()

@@ -13,6 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_delight import PolicyGradient, objectives
+from sb3_delight.arguments import count
 
 
 class MutedFailures(PolicyGradient):
@@ -27,7 +28,7 @@ class MutedFailures(PolicyGradient):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--timesteps", type=int, default=40_000)
+    parser.add_argument("--timesteps", type=count, default=40_000)
     timesteps = parser.parse_args().timesteps
     torch.set_num_threads(1)
     env = make_vec_env("CartPole-v1", n_envs=8, seed=0)

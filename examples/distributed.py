@@ -10,12 +10,13 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_delight import DG
+from sb3_delight.arguments import count
 from sb3_delight.ray_actors import RayActors
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--timesteps", type=int, default=60_000)
+    parser.add_argument("--timesteps", type=count, default=60_000)
     timesteps = parser.parse_args().timesteps
     torch.set_num_threads(1)
     env = make_vec_env("CartPole-v1", n_envs=8, seed=0)

@@ -51,7 +51,7 @@ class ActorSpec:
 
         :param env_fn: see :class:`~sb3_delight.env_copies.EnvCopy`
         :param frictions: what goes wrong on the actors, applied in this order
-        :raises ValueError: if the learner's environment cannot be made again, or an argument is none
+        :raises ValueError: if the learner's environment cannot be made again, or an argument is not of its kind
         """
         frictions = as_frictions(frictions)
         assert algorithm.env is not None

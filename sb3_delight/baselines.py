@@ -23,6 +23,7 @@ class ImportanceWeightedPG(PolicyGradient):
     :param env: environment, vectorised environment, or registered Gymnasium id
     :param ratio_clip: upper bound on the ratio (truncated importance sampling); ``None`` for none: unbiased
     :param kwargs: all other arguments of ``PolicyGradient``
+    :raises ValueError: for an argument outside its range; it names the argument
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class PPO(PolicyGradient):
     :param env: environment, vectorised environment, or registered Gymnasium id
     :param clip_range: how far the ratio may move before a row stops pushing. A number, a schedule, or ``"lin_x"``.
     :param kwargs: all other arguments of ``PolicyGradient``
+    :raises ValueError: for an argument outside its range; it names the argument
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class ScaledPO(PolicyGradient):
     :param env: environment, vectorised environment, or registered Gymnasium id
     :param negative_scale: weight of rows with a negative advantage; 1 is the plain policy gradient, 0 ignores them
     :param kwargs: all other arguments of ``PolicyGradient``
+    :raises ValueError: for an argument outside its range; it names the argument
     """
 
     def __init__(

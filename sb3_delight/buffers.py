@@ -21,7 +21,6 @@ __all__ = [
     "map_observations",
     "observation_parts",
     "take",
-    "take_slice",
 ]
 
 Observations: TypeAlias = Tensor | dict[str, Tensor]
@@ -41,11 +40,11 @@ STORAGE = (
 class DeviceRolloutBuffer(RolloutBuffer):
     """stable-baselines3's ``RolloutBuffer``, and its ``DictRolloutBuffer``, stored as tensors on the training device.
 
-    Same attributes (``[n_steps, n_envs, ...]``), same ``get()`` (same minibatches for the same numpy seed), same
-    advantages to the last bit. What differs: what the policy computed is never copied back from the device, what the
-    environments returned is copied there once per rollout (on a CPU: never), nothing is reallocated between rollouts,
-    and ``get()`` leaves the attributes as they were. Memory is laid out environment by environment, so that the flat
-    rollout (:func:`flat_rollout`) is a view.
+    Same attributes (``[n_steps, n_envs, ...]``; actions are float32, as its ``get()`` returns them), same ``get()``
+    (same minibatches for the same numpy seed), same advantages to the last bit. What differs: what the policy computed
+    is never copied back from the device, what the environments returned is copied there once per rollout (on a CPU:
+    never), nothing is reallocated between rollouts, and ``get()`` leaves the attributes as they were. Memory is laid
+    out environment by environment, so that the flat rollout (:func:`flat_rollout`) is a view.
 
     It serves the algorithms of this package; stable-baselines3's own PPO and A2C read numpy arrays and refuse it.
     """
@@ -202,20 +201,15 @@ def _flatten(tensor: Tensor) -> Tensor:
     return tensor.transpose(0, 1).flatten(0, 1)
 
 
-def take(samples: Samples, rows: Tensor | None) -> Samples:
-    """The given rows of a rollout; all of them, uncopied, for ``None``."""
+def take(samples: Samples, rows: Tensor | slice | None) -> Samples:
+    """The given rows of a rollout or a batch; a slice is uncopied, and so are all of them, for ``None``."""
     if rows is None:
         return samples
-    observations = map_observations(lambda tensor: tensor.index_select(0, rows), samples.observations)
-    return type(samples)(observations, *(tensor.index_select(0, rows) for tensor in samples[1:]))
 
+    def pick(tensor: Tensor) -> Tensor:
+        return tensor[rows] if isinstance(rows, slice) else tensor.index_select(0, rows)
 
-def take_slice(samples: Samples, rows: slice) -> Samples:
-    """A contiguous part of a batch, uncopied."""
-    if rows == slice(0, len(samples.actions)):
-        return samples
-    observations = map_observations(lambda tensor: tensor[rows], samples.observations)
-    return type(samples)(observations, *(tensor[rows] for tensor in samples[1:]))
+    return type(samples)(map_observations(pick, samples.observations), *map(pick, samples[1:]))
 
 
 def observation_parts(observations: Any) -> list[Any]:

@@ -36,7 +36,7 @@ class EnvCopyError(ValueError):
 
 
 def check_maker(env_fn: Any) -> None:
-    """:raises ValueError: if that makes no environment"""
+    """:raises ValueError: if that is no function"""
     require(env_fn is None or callable(env_fn), "env_fn", env_fn, "a function that makes an environment, or None")
 
 
@@ -146,9 +146,9 @@ class EnvCopy:
             raise EnvCopyError(f"env_fn's number of environments must be {self.n_envs}, got {env.num_envs}")
         if is_vecenv_wrapped(env, VecNormalize):
             raise EnvCopyError("env_fn must make an environment without VecNormalize: the learner's is put around it")
-        made = _kinds(env) if self.kinds else ()
-        if made != self.kinds:
-            raise EnvCopyError(str(_cannot(f"its specification makes a {made[0]}, and it is a {self.kinds[0]}")))
+        for made, wanted in zip(_kinds(env), self.kinds, strict=False):
+            if made != wanted:
+                raise EnvCopyError(str(_cannot(f"its specification makes a {made}, and it is a {wanted}")))
 
 
 def _has_monitors(env: VecEnv) -> bool | None:

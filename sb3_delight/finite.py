@@ -74,15 +74,15 @@ def check_policy(policy: ActorCriticPolicy, observations: Any, timestep: int) ->
         )
 
 
-def check_gradients(metrics: Mapping[str, Sequence[Tensor]]) -> None:
-    """Look at the ``gradient_norm`` of every gradient step of an update.
+def check_gradients(metrics: Mapping[str, Sequence[float]]) -> None:
+    """Look at the ``gradient_norm`` of every gradient step of an update, if it has any.
 
     :raises ValueError: if one is not finite; it tells the other metrics of that step
     """
-    norms = torch.stack([*metrics["gradient_norm"]]).tolist()
+    norms = metrics.get("gradient_norm", ())
     step = next((step for step, norm in enumerate(norms) if not math.isfinite(norm)), None)
     if step is not None:
-        then = {name: values[step].item() for name, values in metrics.items() if len(values) == len(norms)}
+        then = {name: values[step] for name, values in metrics.items() if len(values) == len(norms)}
         raise ValueError(
             f"the gradient is not finite at gradient step {step + 1} of {len(norms)}, so the update was undone and "
             f"the parameters are as before it: {then}. Lower learning_rate or max_grad_norm, or check the scale "

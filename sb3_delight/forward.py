@@ -7,11 +7,10 @@ from contextlib import contextmanager
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 from torch.distributions import Distribution
 
-from sb3_delight.buffers import Samples, map_observations, take_slice
+from sb3_delight.buffers import Samples, take
 from sb3_delight.minibatches import Rows
 
 __all__ = [
@@ -33,6 +32,7 @@ def evaluate_rows(
 
     :param policy: any actor-critic policy of stable-baselines3
     :param batch: the rows paid for, ``[rows.n_paid]``, in the order of ``rows``
+    :param rows: which of them are the actor's, and which the critic's
     :return: values ``[n_critic]``, log-probabilities ``[n_actor]``, entropies ``[n_actor]``. No values or
         log-probabilities (``None``) if no row pays for them, and no entropies if the distribution has no closed form.
     """
@@ -53,19 +53,19 @@ def evaluate_rows(
             latent = policy.mlp_extractor.forward_actor(features[rows.actor])
             distribution = policy._get_action_dist_from_latent(latent)
         else:
-            distribution = policy.get_distribution(_part(batch, rows.actor))
+            distribution = policy.get_distribution(take(batch, rows.actor).observations)
         log_prob, entropy = distribution.log_prob(actions[rows.actor]), distribution.entropy()
     if rows.n_critic:
         if isinstance(features, Tensor):
             values = policy.value_net(policy.mlp_extractor.forward_critic(features[rows.critic])).flatten()
         else:
-            values = policy.predict_values(_part(batch, rows.critic)).flatten()
+            values = policy.predict_values(take(batch, rows.critic).observations).flatten()
     return values, log_prob, entropy
 
 
 def slices_without_gradient(n_rows: int, batch_size: int | None) -> list[slice]:
-    """Rows to evaluate at once: eight minibatches, which need no more memory than one with its gradient."""
-    step = 8 * batch_size if batch_size else n_rows
+    """Rows to evaluate at once: two minibatches, which need less memory than one with its gradient."""
+    step = 2 * batch_size if batch_size else n_rows
     return [slice(start, start + step) for start in range(0, n_rows, step)]
 
 
@@ -73,7 +73,7 @@ def slices_without_gradient(n_rows: int, batch_size: int | None) -> list[slice]:
 def evaluate_log_prob(policy: ActorCriticPolicy, rollout: Samples, batch_size: int | None) -> Tensor:
     """Log-probabilities ``[B]`` of a rollout under the current policy, without gradient."""
     slices = slices_without_gradient(len(rollout.actions), batch_size)
-    batches = [take_slice(rollout, rows) for rows in slices]
+    batches = [take(rollout, rows) for rows in slices]
     pairs = [(batch.observations, typed_actions(policy, batch.actions)) for batch in batches]
     if _evaluates_its_own_way(policy):
         return torch.cat([policy.evaluate_actions(*pair)[1] for pair in pairs])
@@ -113,11 +113,6 @@ def unvalidated_distributions() -> Iterator[None]:
             _Unvalidated.loops -= 1
             if _Unvalidated.loops == 0:
                 Distribution.set_default_validate_args(_Unvalidated.before)
-
-
-def _part(batch: Samples, rows: slice) -> PyTorchObs:
-    observations: PyTorchObs = map_observations(lambda tensor: tensor[rows], batch.observations)
-    return observations
 
 
 def typed_actions(policy: ActorCriticPolicy, actions: Tensor) -> Tensor:

@@ -217,7 +217,8 @@ class _CorruptedRewards(VecEnvWrapper):
 def as_frictions(frictions: Friction | Sequence[Friction]) -> tuple[Friction, ...]:
     """One friction, or several in their order.
 
-    :raises ValueError: for what is none, or a sampler that would undo what frictions before it replaced
+    :raises ValueError: for what is no ``Friction``, or a ``MismatchedSampler`` after a friction that replaces actions:
+        it would draw them anew
     """
     several = (frictions,) if isinstance(frictions, Friction) else frictions
     fits = isinstance(several, Sequence) and all(isinstance(each, Friction) for each in several)

@@ -66,6 +66,7 @@ def deal_rows(
     :param kept: row numbers that the actor pays for, ``[k]``; ``None`` keeps all
     :param n_critic: how many rows the critic pays for; ``None`` means all
     :param device: where the row numbers are needed
+    :return: of every minibatch, those that pay for nothing included
     """
     n_actor = n_rows if kept is None else len(kept)
     n_critic = n_rows if n_critic is None else n_critic

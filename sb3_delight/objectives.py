@@ -94,6 +94,7 @@ def delight(log_prob: Tensor, advantage: Tensor, clip: float | None = None) -> T
     :param advantage: see the module's note on shapes
     :param clip: bound on the surprisal, see :func:`surprisal`
     :return: delight in reward x nats, ``[*]``, of half precision in single, without gradient
+    :raises ValueError: if the shapes do not fit, or ``clip`` is not positive
     """
     return priority("delight", log_prob, advantage, clip)
 
@@ -293,6 +294,7 @@ def pg_weight(log_prob: Tensor, advantage: Tensor) -> Tensor:
     """Plain policy gradient (REINFORCE with a baseline, A2C): every sample weighs 1.
 
     :return: ones, ``[*]``
+    :raises ValueError: if the shapes do not fit
     """
     _check_shapes(log_prob, advantage=advantage)
     return torch.ones_like(log_prob)
@@ -310,6 +312,7 @@ def dg_weight(log_prob: Tensor, advantage: Tensor, temperature: float = 1.0, cli
         say) start from 10, the default of the algorithm ``DG``
     :param clip: bound on the surprisal inside the gate
     :return: weight in [0, 1], ``[*]``, of half precision in single, without gradient
+    :raises ValueError: if the shapes do not fit, ``clip`` is not positive, or ``temperature`` is negative
     """
     return gate(delight(log_prob, advantage, clip), temperature)
 
@@ -468,7 +471,7 @@ def policy_gradient_loss(
     :param mask: 1 for terms that count, shaped like ``log_prob``; the others contribute nothing, whatever they hold
     :return: scalar, in the precision of ``log_prob``, of half precision in single
     :raises ValueError: if the shapes do not fit, or ``batch_size`` is not positive and finite
-    :raises TypeError: if what must be a tensor is none, as of every function here
+    :raises TypeError: if what must be a tensor is something else
     """
     _check_shapes(log_prob, advantage=advantage, weight=weight)
     if isinstance(batch_size, Tensor):

@@ -1,6 +1,11 @@
-"""The training loop, written once. A method on top of it makes at most two decisions: ``_weight`` and ``_select``."""
+"""The training loop, written once.
+
+A method decides what a row is worth (``_weight``), which rows pay for a backward pass (``_select``), and how many pay
+for the critic's.
+"""
 
 import functools
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable
@@ -27,7 +32,7 @@ from torch.nn import functional
 
 from sb3_delight import objectives
 from sb3_delight.arguments import SUPPORTED_SPACES, as_schedule, check_spaces, is_whole, number, require
-from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout, take, take_slice
+from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout, take
 from sb3_delight.finite import (
     NotFiniteError,
     check_gradients,
@@ -89,9 +94,8 @@ class PolicyGradient(OnPolicyAlgorithm):
     :param advantage_scaling: ``"off"``; ``"scale"`` divides by the root mean square, which keeps every sign;
         ``"standardize"`` also centres, as stable-baselines3's ``normalize_advantage`` does: with ``actors`` that takes
         off the constant which a lagging critic adds, and which would push the policy off their actions, or onto them.
-        Statistics are those of all
-        rows of the gradient step (for a gate: of the rollout). One row, or equal ones: +-1, and for standardisation
-        itself and 0; all-zero advantages stay zero.
+        Statistics are those of all rows of the gradient step (for a gate: of the rollout). Where these are equal,
+        ``"scale"`` makes them 1 or -1 (zeros stay 0), and ``"standardize"`` 0 (a single row stays as it is).
     :param surprisal_clip: bound on the surprisal inside delight, in nats; ``None`` for none (DG, Algorithm 2: 10).
         It is taken after the baseline. A Gaussian of standard deviation 1 has 1.4 nats per dimension of the action:
         with many dimensions, 17 say, every row is at the bound, and delight is the advantage times 10. Raise it there,
@@ -215,7 +219,6 @@ class PolicyGradient(OnPolicyAlgorithm):
                 group["fused"] = True
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._last_update: tuple[Samples, Tensor, Tensor | None] | None = None
-        self._parameters: list[Tensor] = []
         self._intake: Intake | None = None
 
     def _resolve_arguments(self) -> None:
@@ -320,13 +323,12 @@ class PolicyGradient(OnPolicyAlgorithm):
         except BaseException as error:
             before.restore()
             vars(self).update(counts)
-            if not isinstance(error, NotFiniteError):
+            if isinstance(error, Exception) and not isinstance(error, NotFiniteError):
                 check_rollout(rollout, self.num_timesteps)  # which may be why
             raise
 
     def _update(self, rollout: Samples) -> None:
         n_rows = len(rollout.advantages)
-        self._parameters = optimized_parameters(self.policy)
         with unvalidated_distributions():
             scaled = rollout._replace(advantages=self._scale_advantages(rollout.advantages))
             relative = self._less_baseline(rollout.old_log_prob)  # now: the baseline moves with the policy
@@ -357,7 +359,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             if rows.index is not None and rows.n_paid < rows.size:
                 every = rollout.advantages.index_select(0, rows.index)
             advantages = self._scale_advantages(every)[rows.actor]
-            actor_batch = take_slice(batch, rows.actor)._replace(advantages=advantages)
+            actor_batch = take(batch, rows.actor)._replace(advantages=advantages)
             weight = self._clip(self._weight(log_prob.detach(), actor_batch), log_prob.detach(), actor_batch)
             policy_loss = objectives.policy_gradient_loss(log_prob, advantages, weight, batch_size=rows.size)
             # No closed form (squashed gSDE): the sample mean of -log pi, as in stable-baselines3.
@@ -387,10 +389,11 @@ class PolicyGradient(OnPolicyAlgorithm):
         return weight * clip
 
     def _step_optimizer(self, loss: Tensor) -> None:
-        for parameter in self._parameters:  # what zero_grad() does, less its hooks for profilers
+        parameters = optimized_parameters(self.policy)
+        for parameter in parameters:  # what zero_grad() does, less its hooks for profilers
             parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
-        self.record("gradient_norm", torch.nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm))
+        self.record("gradient_norm", torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
         self.policy.optimizer.step()
 
     # ------------------------------------------------------------------------ collecting and logging
@@ -434,14 +437,13 @@ class PolicyGradient(OnPolicyAlgorithm):
         if hasattr(self.policy, "log_std"):
             self.record("std", self.policy.log_std.exp().mean())
         finite = finite_parts(rollout)[1].all()
-        means = [torch.stack(values).mean() for values in self._metrics.values()]
-        *read, all_finite = torch.stack([*means, finite.float()]).tolist()
-        logged = dict(zip(self._metrics, read, strict=True))
-        if not (all_finite and math.isfinite(logged.get("gradient_norm", 0.0))):
+        read = iter(torch.stack([*itertools.chain(*self._metrics.values()), finite.float()]).tolist())
+        metrics = {name: list(itertools.islice(read, len(values))) for name, values in self._metrics.items()}
+        if not next(read):
             check_rollout(rollout, self.num_timesteps)
-            check_gradients(self._metrics)
-        for name, value in logged.items():
-            self.logger.record(f"train/{name}", value)
+        check_gradients(metrics)
+        for name, values in metrics.items():
+            self.logger.record(f"train/{name}", sum(values) / len(values))
         self.logger.record("train/kept_fraction", n_kept / len(delight))
         self.logger.record("train/actor_rows", self.actor_rows)
         self.logger.record("train/critic_rows", self.critic_rows)
@@ -474,6 +476,7 @@ class PolicyGradient(OnPolicyAlgorithm):
     ) -> SelfPolicyGradient:
         """Train for a number of environment steps; see ``BaseAlgorithm.learn``.
 
+        :param log_interval: updates between two rows of the log, which also has one of the last update; ``None``: none
         :param tb_log_name: name of the run in the TensorBoard log; default: the class's name
         """
         try:
@@ -512,14 +515,14 @@ class PolicyGradient(OnPolicyAlgorithm):
         return rollout.advantages, objectives.surprisal(relative, self.surprisal_clip), weight
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_metrics", "_parameters", "_last_update", "_intake", "actors"]
+        return [*super()._excluded_save_params(), "_metrics", "_last_update", "_intake", "actors"]
 
 
 class _LastUpdateLogged(BaseCallback):
     """stable-baselines3 dumps its log before it trains. First of the callbacks, as others may close the logger."""
 
     def _on_training_end(self) -> None:
-        if self.logger.name_to_value:
+        if self.locals["log_interval"] is not None and self.logger.name_to_value:
             self.model.dump_logs()
 
     def _on_step(self) -> bool:

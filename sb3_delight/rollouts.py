@@ -130,7 +130,7 @@ class Intake:
             self._timed_from = now
         self._log(algorithm, rollout)
         merge_statistics(algorithm.get_vec_normalize_env(), rollout.increments)
-        return replay(rollout, algorithm, callback)
+        return fill_buffer(rollout, algorithm, callback)
 
     def _log(self, algorithm: OnPolicyAlgorithm, rollout: Rollout) -> None:
         figures = dict(self.pool.statistics())
@@ -143,7 +143,7 @@ class Intake:
 
 
 @torch.no_grad()
-def replay(rollout: Rollout, algorithm: OnPolicyAlgorithm, callback: BaseCallback) -> bool:
+def fill_buffer(rollout: Rollout, algorithm: OnPolicyAlgorithm, callback: BaseCallback) -> bool:
     """Fill the rollout buffer step by step, with everything that goes with a step where it is made."""
     buffer, policy = algorithm.rollout_buffer, algorithm.policy
     values = _learner_values(rollout, algorithm)

@@ -725,7 +725,7 @@ def test_successes_are_counted_as_without_actors() -> None:
     assert len(found[0]) == 12  # episodes of five steps
 
 
-def test_values_are_recomputed_eight_minibatches_at_a_time() -> None:
+def test_values_are_recomputed_two_minibatches_at_a_time() -> None:
     model = make(PolicyGradient, batch_size=2, actors=LocalActors(1))
     passed: list[int] = []
     predict = model.policy.predict_values
@@ -736,4 +736,4 @@ def test_values_are_recomputed_eight_minibatches_at_a_time() -> None:
 
     model.policy.predict_values = noted  # type: ignore[method-assign]
     model.learn(2 * 32)
-    assert max(passed) == 16
+    assert max(passed) == 4

@@ -188,7 +188,7 @@ class CartPoleInside(gym.Env[Any, Any]):
 
 def test_a_specification_of_something_else_is_found_out() -> None:
     with pytest.raises(EnvCopyError, match=r"makes a CartPoleEnv, and it is a CartPoleInside\. Pass env_fn=\.\.\."):
-        copied(DummyVecEnv([CartPoleInside]))
+        copied(DummyVecEnv([lambda: gym.make("CartPole-v1"), CartPoleInside]))
 
 
 def test_classes_of_the_program_itself_go_by_value_or_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,6 +213,14 @@ def test_gambling_drifts_as_the_plain_loop_does() -> None:
 # --- and the algorithms learn them ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["ContextualBandit-v0", "Digits-v0", "TokenReversal-v0"])
+def test_actions_outside_of_the_space_are_refused(name: str) -> None:
+    env = gym.make(f"sb3_delight/{name}").unwrapped
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"action must be in Discrete"):
+        env.step(99)
+
+
 @pytest.mark.parametrize("algorithm", [DG, KondoDG, PolicyGradient])
 @pytest.mark.parametrize("name", ["ContextualBandit-v0", "Digits-v0", "TokenReversal-v0"])
 def test_an_id_is_all_that_an_algorithm_needs(algorithm: type[PolicyGradient], name: str) -> None:

@@ -1,5 +1,6 @@
 """What is not finite is found wherever it hides, and named."""
 
+import math
 import pickle
 
 import numpy as np
@@ -47,7 +48,7 @@ def test_observations_of_the_environments() -> None:
 
 
 def test_the_first_bad_gradient_step_is_told() -> None:
-    metrics = {"gradient_norm": [torch.tensor(1.0), torch.tensor(torch.inf)], "value_loss": [torch.tensor(2.0)] * 2}
+    metrics = {"gradient_norm": [1.0, math.inf], "value_loss": [2.0, 2.0]}
     check_gradients({"gradient_norm": metrics["gradient_norm"][:1]})
     with pytest.raises(ValueError, match=r"gradient step 2 of 2.*'value_loss': 2.0"):
         check_gradients(metrics)
@@ -60,6 +61,6 @@ def test_the_error_survives_the_way_from_an_actor() -> None:
 
 
 def test_a_bad_gradient_step_is_told_though_some_metrics_are_of_the_update() -> None:
-    norms = [torch.tensor(1.0), torch.tensor(torch.inf)]
+    norms = [1.0, math.inf]
     with pytest.raises(ValueError, match=r"gradient step 2 of 2.*: \{'gradient_norm': inf\}"):
-        check_gradients({"gradient_norm": norms, "surprisal_mean": [torch.tensor(3.0)]})
+        check_gradients({"gradient_norm": norms, "surprisal_mean": [3.0]})

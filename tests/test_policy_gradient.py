@@ -369,6 +369,15 @@ def test_an_update_that_breaks_off_is_undone(error: type[BaseException]) -> None
     assert model.actor_rows == model.critic_rows == 16
 
 
+def test_ctrl_c_stays_ctrl_c_though_the_rollout_holds_a_nan() -> None:
+    model = make(BreaksOff, batch_size=4).learn(16)
+    assert isinstance(model, BreaksOff)
+    model.rollout_buffer.returns[0] = torch.nan
+    model.error, model._n_updates = KeyboardInterrupt, 2
+    with pytest.raises(KeyboardInterrupt):
+        model.train()
+
+
 class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what makes the host wait for the device."""
 
@@ -590,7 +599,7 @@ def test_nothing_that_belongs_to_one_update_is_saved(tmp_path: Path) -> None:
     make().learn(16).save(tmp_path / "model")
     saved = json.loads(zipfile.ZipFile(tmp_path / "model.zip").read("data"))
     assert "n_steps" in saved
-    assert not {"_metrics", "_parameters", "_last_update", "_intake"} & saved.keys()
+    assert not {"_metrics", "_last_update", "_intake"} & saved.keys()
 
 
 @pytest.mark.parametrize("actors", [None, LocalActors(1)], ids=["no actors", "actors"])
@@ -705,6 +714,13 @@ def test_the_last_update_is_logged_with_returns_and_steps_before_callbacks_end(t
             (row,) = csv.DictReader(file)
         assert row["time/total_timesteps"] == row["train/actor_rows"] == "64"
         assert float(row["rollout/ep_rew_mean"]) > 0
+
+
+def test_no_log_interval_is_no_log(tmp_path: Path) -> None:
+    model = make()
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(64, log_interval=None)  # type: ignore[arg-type]  # as stable-baselines3 takes it
+    assert (tmp_path / "progress.csv").read_text() == ""
 
 
 def test_a_look_at_the_last_update_leaves_no_trace_in_the_log() -> None:

@@ -130,6 +130,24 @@ def test_ctrl_c_or_kill_keeps_what_is_done_and_the_command_continues(
     assert results(tmp_path) == results(tmp_path / "whole")
 
 
+def test_a_run_is_of_the_commit_that_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def committed_meanwhile(config: Config, seeds: list[int]) -> list[records.Row]:
+        assert harness.commit.cache_info().currsize == 1
+        return run(config, seeds)
+
+    harness.commit.cache_clear()
+    harness.main(
+        dataclasses.replace(EXPERIMENT, run=committed_meanwhile), ["--workers", "1", "--output", str(tmp_path)]
+    )
+
+
+@pytest.mark.parametrize("flag", ["--workers", "--seeds"])
+def test_no_worker_and_no_seed_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        harness.main(EXPERIMENT, [flag, "0"])
+    assert "1 or more" in capsys.readouterr().err
+
+
 def test_a_partial_sweep_can_be_drawn(tmp_path: Path) -> None:
     harness.compute(EXPERIMENT, [Config(1.0)], seeds=range(1), workers=1, path=tmp_path / "results" / "toy.csv")
     sweep(tmp_path, "--plot-only")

@@ -171,7 +171,7 @@ def test_ctrl_c_saves_the_agent() -> None:
     monitor = Path("logs/dg/CartPole-v1_1/0.monitor.csv")
     wait_for(lambda: monitor.exists() and len(monitor.read_text().splitlines()) > 2, process)  # episodes are in
     process.send_signal(signal.SIGINT)
-    assert "Traceback" not in finish(process)
+    assert "Traceback" not in finish(process, status=130)
     assert Path("logs/dg/CartPole-v1_1/CartPole-v1.zip").is_file()
 
 
@@ -290,6 +290,117 @@ def check_an_agent_is_continued_with_its_own_settings() -> None:
     assert Path("own/dg/CartPole-v1_2/CartPole-v1/vecnormalize.pkl").is_file()
 
 
+def check_an_agent_is_continued_as_what_it_is_or_not_at_all() -> None:
+    run = ("train", "--env", "CartPole-v1", "-n", "200", "--eval-freq", "-1", "-f", "whole")
+    zoo(*run, "--save-freq", "100", "-params", "normalize:True", "gamma:0.9")
+    agent, statistics = (Path("whole/dg/CartPole-v1_1") / name for name in ("CartPole-v1.zip", "CartPole-v1"))
+    statistics /= "vecnormalize.pkl"
+    for given, message in (
+        (("-params", "temprature:5.0"), "temprature: no argument of DG"),
+        (("--algo", "pg"), "an agent of --algo dg, not of pg"),
+        (("-params", "policy_kwargs:dict(net_arch=[8])"), "the agent that -i continues has a network"),
+        (("-params", "normalize:False"), "normalize must be True with -i: there are VecNormalize statistics"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            zoo(*run, "-i", str(agent), *given)
+    Path("plain.yml").write_text("default: {policy: MlpPolicy, n_timesteps: 100, temperature: 7.0}")
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        zoo(*run, "-i", str(agent), "-params", "gamma:0.5")
+        zoo(*run, "-i", str(agent), "-conf", "plain.yml")
+        zoo("enjoy", "--env", "CartPole-v1", "-f", "whole", "--no-render", "-n", "100")
+    assert "'gamma': 0.5" in output.getvalue()
+    assert output.getvalue().count("Loading saved VecNormalize stats") == 2
+    assert "Loading running average" in output.getvalue()
+    with Path("whole/dg/CartPole-v1_2/CartPole-v1/vecnormalize.pkl").open("rb") as file:
+        assert pickle.load(file).gamma == 0.5
+    # Killed after a checkpoint: what is left is of use, and without its statistics is refused.
+    agent.unlink()
+    (checkpoint,) = Path("whole/dg/CartPole-v1_1").glob("rl_model_1*_steps.zip")
+    zoo(*run, "-i", str(checkpoint))
+    zoo(
+        "enjoy",
+        "--env",
+        "CartPole-v1",
+        "-f",
+        "whole",
+        "--exp-id",
+        "1",
+        "--load-last-checkpoint",
+        "--no-render",
+        "-n",
+        "9",
+    )
+    statistics.unlink()
+    with pytest.raises(SystemExit, match="normalize must be False with -i: there are no VecNormalize statistics"):
+        zoo(*run, "-i", str(checkpoint))
+
+
+def check_statistics_come_with_every_checkpoint() -> None:
+    from sb3_delight import DG
+
+    class Killed(BaseException):
+        pass
+
+    learn = DG.learn
+
+    def killed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        learn(self, *args, **kwargs)
+        raise Killed
+
+    DG.learn = killed  # type: ignore[method-assign]
+    run = ("train", "--env", "CartPole-v1", "-n", "200", "--eval-freq", "-1", "-f", "killed", "--save-freq", "100")
+    with pytest.raises(Killed):
+        zoo(*run, "-params", "normalize:True")
+    DG.learn = learn  # type: ignore[method-assign]
+    assert not Path("killed/dg/CartPole-v1_1/CartPole-v1.zip").exists()
+    assert Path("killed/dg/CartPole-v1_1/CartPole-v1/vecnormalize.pkl").is_file()
+
+
+def check_a_seeded_sweep_is_resumed_with_other_numbers() -> None:
+    sweep = ["train", "-optimize", "--no-optim-plots", "--env", "CartPole-v1", "-n", "300", "--n-trials", "2"]
+    sweep += ["--study-name", "seeded", "--eval-episodes", "1", "--seed", "1"]
+    zoo(*sweep)
+    zoo(*sweep)
+    zoo(*sweep[:-4], "--study-name", "again", "--eval-episodes", "1", "--seed", "1")
+    rates = [trial.params["learning_rate"] for trial in study("seeded").trials]
+    assert len(set(rates)) == 4
+    assert rates[:2] == [trial.params["learning_rate"] for trial in study("again").trials]
+
+
+def check_runs_that_begin_together_have_folders_of_their_own() -> None:
+    from sb3_delight.zoo.manager import ZooManager
+
+    create = ZooManager.create_log_folder
+    others: list[Path] = []
+
+    def another_was_faster(self: Any) -> None:
+        if not others:
+            others.append(Path(self.save_path))
+            others[0].mkdir(parents=True)
+            (others[0] / "theirs").touch()
+        create(self)
+
+    ZooManager.create_log_folder = another_was_faster  # type: ignore[method-assign]
+    run = ("train", "--env", "CartPole-v1", "-n", "100", "--eval-freq", "-1", "-f", "together")
+    zoo(*run)
+    others.clear()
+    with pytest.raises(SystemExit, match="temprature"):
+        zoo(*run, "-params", "temprature:1.0")
+    ZooManager.create_log_folder = create  # type: ignore[method-assign]
+    found = {path.name: sorted(each.name for each in path.iterdir()) for path in Path("together/dg").iterdir()}
+    assert found.keys() == {"CartPole-v1_1", "CartPole-v1_2", "CartPole-v1_3"}
+    assert found["CartPole-v1_1"] == found["CartPole-v1_3"] == ["theirs"]
+    assert "CartPole-v1.zip" in found["CartPole-v1_2"]
+
+
+def check_an_agent_is_filmed() -> None:
+    zoo("train", "--env", "CartPole-v1", "-n", "100", "--eval-freq", "-1", "-f", "filmed")
+    os.environ["SDL_VIDEODRIVER"] = "dummy"
+    zoo("record_video", "--env", "CartPole-v1", "-f", "filmed", "-n", "20")
+    (video,) = Path("filmed").rglob("*.mp4")
+    assert video.stat().st_size > 1000
+
+
 def check_a_run_that_fails_saves_its_agent() -> None:
     from sb3_delight import DG
 
@@ -327,12 +438,22 @@ def check_a_typo_does_not_settle_a_study_and_scores_are_alike() -> None:
 def check_bad_settings_are_named() -> None:
     Path("bare.yml").write_text("default: {policy: MlpPolicy}")
     Path("agent.zip").touch()
+    Path("function.py").write_text(
+        "def slow(progress): return 3.0\n"
+        "hyperparams = dict(default=dict(policy='MlpPolicy', n_timesteps=100, temperature=slow))\n"
+    )
     for given, message in (
         (("-params", "learning_rate:'constant_0.001'"), "learning_rate must be"),
         (("-params", "clip_range:'linear'"), "clip_range must be"),
         (("-params", "n_envs:0"), "n_envs must be a whole number, 1 or more, got 0"),
         (("-conf", "bare.yml"), "missing key 'n_timesteps'"),
-        (("-optimize", "-i", "agent.zip"), "-i continues one agent, -optimize begins many"),
+        (("-optimize", "-i", "agent.zip"), "-i continues an agent, .*: give one of them"),
+        (("--trial-id", "0", "-i", "agent.zip"), "--trial-id trains a trial, .*: give one of them"),
+        (("-optimize", "--n-evaluations", "0"), "--n-evaluations must be a whole number, 1 or more, got 0"),
+        (("--eval-episodes", "0"), "--eval-episodes must be a whole number, 1 or more, got 0"),
+        (("--log-interval", "0"), "--log-interval must be 1 or more"),
+        (("-params", "temperature:lin_5"), "name 'lin_5' is not defined .a value of -params is Python source"),
+        (("-conf", "function.py"), "temperature must be something that a YAML file can hold"),
     ):
         with pytest.raises(SystemExit, match=message):
             zoo("train", "--env", "CartPole-v1", *given)
@@ -410,14 +531,14 @@ def check_what_is_sampled_is_what_a_trial_id_trains() -> None:
     assert baselines == {False: {"none"}, True: {"none", "mode"}}
 
 
-def check_a_study_of_a_smaller_search_is_repeated_as_it_was() -> None:
+def check_what_a_trial_did_not_sample_is_not_left_to_a_configuration() -> None:
     from sb3_delight.zoo.samplers import convert
 
     params = {"learning_rate": 0.1, "lr_schedule": "constant", "n_steps_pow": 5, "one_minus_gamma": 0.01}
     params |= {"one_minus_gae_lambda": 0.05, "net_arch": "small", "activation_fn": "tanh", "temperature": 2.0}
     arguments = convert(params)
-    names = ("batch_size", "n_epochs", "clip_range", "surprisal_baseline", "temperature")
-    assert [arguments[name] for name in names] == [None, 1, None, "none", 2.0]
+    names = ("n_epochs", "clip_range", "surprisal_baseline", "temperature")
+    assert [arguments[name] for name in names] == [1, None, "none", 2.0]
 
 
 def check_a_trial_whose_settings_are_refused_is_pruned() -> None:
@@ -632,6 +753,17 @@ def check_algorithms_are_compared_at_the_timestep_that_all_have() -> None:
         scores = final_scores(load_runs(Path("compared"), envs=["CartPole-v1"]))
     for algo, value in (("dg", 30.0), ("pg", 60.0)):
         assert scores[algo] == pytest.approx(normalize(np.array([[value]]), "CartPole-v1"))
+    write("dg/Walker2d-v5_10", 300, 9.9)
+    write("dg/Walker2d-v5_2", 300, 1.0)
+    write("dg/CartPole-v1_3", 300, 0.1)
+    write("pg/Walker2d-v5_1", 300, 1.0)
+    write("dg/CartPole-v1_4", 300, 0.1)
+    write("dg/CartPole-v1_5", 300, 0.1)
+    with contextlib.redirect_stdout(io.StringIO()) as unequal:
+        scores = final_scores(load_runs(Path("compared"), ["dg", "pg", "pgg"], envs=["CartPole-v1", "Walker2d-v5"]))
+    assert scores["dg"][:, 1] == pytest.approx(normalize(np.array([300.0, 2970.0]), "Walker2d-v5"))  # 2 before 10
+    assert "no evaluations of pgg" in unequal.getvalue()
+    assert "dg: not in the aggregates: the last 2 of 4 on CartPole-v1" in unequal.getvalue()
     assert "CartPole-v1: compared at timestep 300, the last that all have; longer: dg" in output.getvalue()
     assert "dg/CartPole-v1_2/evaluations.npz: it continues another run" in output.getvalue()
     assert "skipped compared/pg/CartPole-v1_2/evaluations.npz: while parsing" in output.getvalue()

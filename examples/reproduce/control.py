@@ -174,6 +174,13 @@ SWEEP = {
 }
 
 
+#: arguments of our loop that a config has
+LOOP = (
+    *("n_steps", "batch_size", "n_epochs", "extra_critic_epochs", "learning_rate"),
+    *("gamma", "ent_coef", "surprisal_clip", "advantage_scaling", "use_sde"),
+)
+
+
 def make_model(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
     if config.method in OTHERS:
         return make_other(config, env, seed)
@@ -189,22 +196,7 @@ def make_model(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
         cls, own = REUSING[config.method], {**own, "reuse": config.reuse}
     if config.per_dimension:
         cls = PerDimensionDG
-    arguments: dict[str, Any] = {
-        name: getattr(config, name)
-        for name in (
-            "n_steps",
-            "batch_size",
-            "n_epochs",
-            "extra_critic_epochs",
-            "learning_rate",
-            "gamma",
-            "ent_coef",
-            "surprisal_clip",
-            "advantage_scaling",
-            "use_sde",
-        )
-    }
-    arguments |= {"seed": seed, "device": "cpu", **own}
+    arguments = {name: getattr(config, name) for name in LOOP} | {"seed": seed, "device": "cpu", **own}
     if issubclass(cls, DG):
         arguments["temperature"] = config.temperature
     if config.clip_apart:

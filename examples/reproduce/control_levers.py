@@ -15,6 +15,8 @@ from records import Runs
 from sb3_delight.zoo import plots
 
 TASKS = [replace(MUJOCO[env], updates=300_000, evaluations=3) for env in ("HalfCheetah-v5", "Hopper-v5")]
+#: stable-baselines3's PPO
+PPO: dict[str, Any] = {"clipped": True, "n_steps": 256, "batch_size": 64, "n_epochs": 10, "learning_rate": 3e-4}
 LEVERS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "learning rate falls to 0": {"learning_rate": "lin_1e-3"},
@@ -28,14 +30,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "standard deviation 0.37": {"log_std_init": -1.0},
     "standard deviation 0.14": {"log_std_init": -2.0},
     "256 x 256 ReLU, standard deviation 0.14": {"width": 256, "relu": True, "log_std_init": -2.0},  # RL-Zoo's PPO
-    # stable-baselines3's PPO
-    "PPO's clip, 10 epochs": {
-        "clipped": True,
-        "n_steps": 256,
-        "batch_size": 64,
-        "n_epochs": 10,
-        "learning_rate": 3e-4,
-    },
+    "PPO's clip, 10 epochs": PPO,
     "last 3 rollouts again, V-trace": {"reuse": 3},
 }
 #: of DG alone
@@ -78,14 +73,7 @@ SWEEP = [config for task in TASKS for config in arms(task).values()]
 
 CLIP_TASKS = [*TASKS, replace(TASKS[0], env="Walker2d-v5")]
 #: what PPO's clip is given: stable-baselines3's settings for it, and a narrower policy
-CLIP: dict[str, Any] = {
-    "clipped": True,
-    "n_steps": 256,
-    "batch_size": 64,
-    "n_epochs": 10,
-    "learning_rate": 3e-4,
-    "log_std_init": -1.0,
-}
+CLIP: dict[str, Any] = {**PPO, "log_std_init": -1.0}
 #: The gate under PPO's clip; what else might explain its effect, as it halves the policy's share of the gradient, and
 #: adds an entropy bonus of about 1 / (4 temperature), which at half the weight counts double; and the gate without it.
 UNDER_CLIP: dict[str, dict[str, Any]] = {

@@ -31,6 +31,8 @@ from records import Row, Runs, Statistic, append_rows, drop_torn_runs, in_words,
 from torch import Tensor
 from tqdm import tqdm
 
+from sb3_delight.arguments import count
+
 HERE = Path(__file__).parent
 PROVENANCE = ("seconds", "torch", "numpy", "device", "commit")
 
@@ -117,6 +119,7 @@ def compute(experiment: Experiment, configs: list[Any], seeds: range, workers: i
     with tqdm(total=total, unit=" updates", unit_scale=True, smoothing=0, desc=experiment.name) as bar:
         if workers == 1:
             torch.set_num_threads(1)
+            commit()
             results: Iterator[tuple[Any, list[Row]]] = map(run_job, jobs)
             write_results(results, path, columns, bar)
         else:
@@ -165,8 +168,8 @@ def main(
 ) -> None:
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--figure", default="all", choices=["all", *experiment.sweep])
-    parser.add_argument("--seeds", type=int, default=experiment.seeds)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, one thread each")
+    parser.add_argument("--seeds", type=count, default=experiment.seeds)
+    parser.add_argument("--workers", type=count, default=os.cpu_count() or 1, help="processes, one thread each")
     parser.add_argument("--plot-only", action="store_true", help="draw what the CSV holds, run nothing")
     parser.add_argument("--smoke", action="store_true", help="tiny runs into a temporary folder: does it work at all")
     parser.add_argument("--output", type=Path, help="folder of results/ and figures/; by default that of the script")

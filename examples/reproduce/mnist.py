@@ -58,7 +58,7 @@ BASELINES = ("zero", "half", "expected")
 NOISES = (0.0, 0.25, 0.5, 1.0, 2.0)
 SAMPLES = (1, 3, 10, 30, 100, 0)
 BONUSES = (0.01, 0.03, 0.1, 0.3, 1.0)
-PRIORITIES = ("delight", "advantage", "abs_advantage", "surprisal", "additive", "random")
+PRIORITIES = tuple(objectives.PRIORITIES)
 STALE = ("pg", "iw", "ppo", "kondo", "dg")
 
 
@@ -89,9 +89,9 @@ SWEEP = {
 @functools.cache
 def load(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """:return: train images ``[N, pixels]`` in [0, 1] and labels ``[N]``, test images and labels"""
-    from sklearn.datasets import fetch_openml
-
     if name == "mnist":
+        from sklearn.datasets import fetch_openml
+
         data = fetch_openml("mnist_784", version=1, as_frame=False)
         images, labels = torch.tensor(data.data).float() / 255, torch.tensor(data.target.astype(int))
         return images[:60_000], labels[:60_000], images[60_000:], labels[60_000:]  # the usual split
@@ -309,9 +309,7 @@ def alignment(
 
     batch = act(parameters, images, index, uniform)
     some = torch.arange(len(images))[:: max(1, len(images) // 2000)].expand(len(index), -1)
-    everything = act(
-        parameters, images, some, torch.zeros(*some.shape, 1)
-    )  # both oracles average over actions themselves
+    everything = act(parameters, images, some, torch.zeros(*some.shape, 1))  # oracles average over actions themselves
     oracles = {
         "pg": gradient(dataclasses.replace(config, method="pg", samples=0), everything),
         "ce": gradient(dataclasses.replace(config, method="cross_entropy"), everything),

@@ -78,10 +78,14 @@ class Runs:
             rows = self._rows.setdefault(row["run"], {}).setdefault(int(row["seed"]), [])
             if not rows or rows[-1]["left"] != "0":  # two commands at once may both have computed a run: one is enough
                 rows.append(row)
+        self._rows = {  # without what is being written, or was left unfinished
+            run: {seed: rows for seed, rows in by_seed.items() if rows[-1]["left"] == "0"}
+            for run, by_seed in self._rows.items()
+        }
 
     def get(self, config: Any, metric: str) -> tuple[Array, Array]:
         """:return: steps ``[P]`` and values ``[seeds, P]``; no seeds, ``[0, 0]``, if the config was not run"""
-        runs = [rows for rows in self._rows.get(run_name(config), {}).values() if rows[-1]["left"] == "0"]
+        runs = list(self._rows.get(run_name(config), {}).values())
         if not runs:
             return np.zeros(0), np.zeros((0, 0))
         steps = np.array([float(row["step"]) for row in runs[0]])
@@ -89,8 +93,7 @@ class Runs:
 
     def last(self, config: Any, metric: str) -> Array:
         """:return: the metric at the end of each seed's run, ``[seeds]``"""
-        values = self.get(config, metric)[1]
-        return values[:, -1] if values.size else np.zeros(0)
+        return np.array(list(self.last_by_seed(config, metric).values()))
 
     def late(self, config: Any, metric: str) -> Array:
         """:return: mean of the last three evaluations of each seed's run, ``[seeds]``: one alone is noisy"""
@@ -100,10 +103,10 @@ class Runs:
     def last_by_seed(self, config: Any, metric: str) -> dict[int, float]:
         """:return: seed -> the metric at the end of its run"""
         runs = self._rows.get(run_name(config), {})
-        return {seed: float(rows[-1][metric] or "nan") for seed, rows in runs.items() if rows[-1]["left"] == "0"}
+        return {seed: float(rows[-1][metric] or "nan") for seed, rows in runs.items()}
 
     def seeds(self, config: Any) -> set[int]:
-        """Of which the CSV holds rows."""
+        """Of which the CSV holds the run."""
         return set(self._rows.get(run_name(config), {}))
 
     def seconds(self) -> list[float]:

@@ -65,6 +65,7 @@ class Digits(Pictured[NDArray[np.float32], np.int64]):
 
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Name the digit; the observation stays the image."""
+        require(self.action_space.contains(action), "action", action, f"in {self.action_space}")
         label = int(self.labels[self.shown])
         return self.images[self.shown].copy(), float(action == label), True, False, {"label": label}
 

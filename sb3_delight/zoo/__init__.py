@@ -1,4 +1,4 @@
-"""RL-Zoo with this package's algorithms: ``python -m sb3_delight.zoo train|enjoy|best|plots ...``.
+"""RL-Zoo with this package's algorithms: ``python -m sb3_delight.zoo train|enjoy|record_video|best|plots ...``.
 
 Takes RL-Zoo's own flags. ``dg``, ``kondo_dg``, ``pg`` and ``iwpg`` are algorithms like any other there, every process
 runs one thread (``OMP_NUM_THREADS`` or ``--num-threads`` say otherwise), and what is wrong with a command is said in
@@ -8,6 +8,7 @@ one line.
 import argparse
 import importlib
 import os
+import runpy
 import sys
 from collections.abc import Callable
 
@@ -17,10 +18,11 @@ __all__ = ["main", "register"]
 
 USAGE = """usage: python -m sb3_delight.zoo COMMAND [flags]      (COMMAND --help lists its flags)
 
-  train   train an agent, continue one (-i), or sweep its settings (-optimize)
-  enjoy   watch a trained agent, or score it (--no-render)
-  best    re-run the best trials of a sweep with several seeds
-  plots   learning curves and aggregate scores of trained agents
+  train         train an agent, continue one (-i), or sweep its settings (-optimize)
+  enjoy         watch a trained agent, or score it (--no-render)
+  record_video  film a trained agent
+  best          re-run the best trials of a sweep with several seeds
+  plots         learning curves and aggregate scores of trained agents
 """
 
 
@@ -51,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     :param arguments: default: the process's own
     :raises SystemExit: with one line for a command that cannot work (``--verbose 2`` shows the traceback), with status
-        130 after Ctrl-C
+        130 if Ctrl-C ended training, once the agent is saved
     """
     command, *flags = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command not in COMMANDS:
@@ -65,9 +67,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"error: {error}: this command needs RL-Zoo, pip install 'sb3_delight[zoo]'")
     from sb3_delight.zoo.manager import ZooManager
 
-    ZooManager.started = False
+    ZooManager.started = ZooManager.interrupted = False
     try:
         COMMANDS[command](flags)
+        if ZooManager.interrupted:
+            sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -75,7 +79,9 @@ def main(arguments: list[str] | None = None) -> None:
         if ZooManager.started or _verbose(flags) > 1:
             raise
         missing = "missing key " if isinstance(error, KeyError) else ""
-        sys.exit(f"error: {missing}{' '.join(str(error).split()) or type(error).__name__}")
+        source = isinstance(error, SyntaxError | NameError)
+        hint = " (a value of -params is Python source: n_steps:16 \"temperature:'lin_5'\")" if source else ""
+        sys.exit(f"error: {missing}{' '.join(str(error).split()) or type(error).__name__}{hint}")
 
 
 def _verbose(flags: list[str]) -> int:
@@ -108,6 +114,12 @@ def _zoo_command(name: str, *defaults: str) -> Callable[[list[str]], None]:
     return run
 
 
+def _record_video(flags: list[str]) -> None:
+    """RL-Zoo's, which is a script."""
+    sys.argv = ["sb3_delight.zoo record_video", "--algo", "dg", "--folder", "logs", *flags]
+    runpy.run_module("rl_zoo3.record_video", run_name="__main__")
+
+
 def _best(flags: list[str]) -> None:
     from sb3_delight.zoo.best import best
 
@@ -123,6 +135,7 @@ def _plots(flags: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _zoo_command("train", "--algo", "dg"),
     "enjoy": _zoo_command("enjoy", "--algo", "dg", "--folder", "logs"),  # RL-Zoo's default downloads other agents
+    "record_video": _record_video,
     "best": _best,
     "plots": _plots,
 }

@@ -7,9 +7,7 @@ import importlib
 import io
 import math
 import os
-import signal
 import sys
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -65,7 +63,7 @@ def best(flags: list[str]) -> None:
         """Whether a row is of these trials: not of an older study of this name, nor scored otherwise."""
         score, began = identity.get(str(row["trial"]), ("", ""))
         alike = all(str(row.get(name)) == str(value) for name, value in wanted.items())
-        return alike and row["sweep_score"] == score and (row.get("sweep_began") or began) == began
+        return alike and row["sweep_score"] == score and row["sweep_began"] == began
 
     def finished() -> dict[tuple[str, str], Row]:
         """One row of each trial and seed, those of other commands too."""
@@ -93,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-f", "--log-folder", default="logs")
     parser.add_argument("-n", "--n-timesteps", type=count, help="of each run (default: as in the sweep)")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--verbose", type=int, default=1, help="2 shows the traceback of an error (default: 1)")
     return parser
 
 
@@ -140,53 +139,35 @@ def _run(
         # One folder per seed: the repetition of an interrupted run replaces it.
         manager.save_path = f"{manager.log_path}{manager.env_name}_{seed}"
         manager.params_path = f"{manager.save_path}/{manager.env_name}"
+        manager.has_folder = True
         model, _ = manager.setup_experiment() or (None, None)
         assert model is not None
         try:
-            with _interrupts() as interrupted:
-                manager.learn(model)
-            if interrupted:
+            manager.learn(model)
+            if ZooManager.interrupted:
                 raise KeyboardInterrupt
             manager.save_trained_model(model)
             score = _score(manager, model, n_eval_episodes)
         except (ValueError, AssertionError) as error:  # those that prune a trial
             tqdm.write(f"trial {trial.number}, seed {seed} failed: {error}", file=sys.stderr)
             score = math.nan
-    of_trial = {"trial": trial.number, "sweep_score": trial.value, "sweep_began": trial.datetime_start}
-    run = {**of_trial, "seed": seed, "score": score}
-    where = {name: setting[name] for name in SHARED}
-    versions = {name: metadata.version(name) for name in PACKAGES if _is_installed(name)}
     return {
-        **run,
-        **where,
+        "trial": trial.number,
+        "sweep_score": trial.value,
+        "sweep_began": trial.datetime_start,
+        "seed": seed,
+        "score": score,
+        **{name: setting[name] for name in SHARED},
         "eval_episodes": n_eval_episodes,
         "device": str(model.device),
         "sb3_delight": __version__,
-        **versions,
+        **{name: metadata.version(name) for name in PACKAGES if _is_installed(name)},
     }
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Ctrl-C on record, which RL-Zoo takes for an early end of training, like that which a callback asks for."""
-    seen: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
-
-    def take_down(number: int, frame: Any) -> None:
-        seen.append(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, take_down)
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _score(manager: ZooManager, model: Any, n_eval_episodes: int) -> float:
     evaluation = manager.create_envs(1, eval_env=True)
-    if model.env is not None:
-        sync_envs_normalization(model.env, evaluation)
+    sync_envs_normalization(model.env, evaluation)
     score, _ = evaluate_policy(model, evaluation, n_eval_episodes, deterministic=manager.deterministic_eval)
     evaluation.close()
     return float(np.mean(score))

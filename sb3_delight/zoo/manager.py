@@ -1,18 +1,30 @@
 """RL-Zoo's experiment manager without its traps."""
 
+import contextlib
 import copy
+import inspect
+import io
 import json
+import os
 import shutil
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from pprint import pprint
 from typing import Any, ClassVar
 
+import numpy as np
 import optuna
 import yaml
 from optuna.trial import FrozenTrial
-from rl_zoo3 import exp_manager
+from rl_zoo3 import ALGOS, exp_manager
+from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
-from stable_baselines3.common.vec_env import VecEnv
+from rl_zoo3.utils import get_latest_run_id
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_delight.arguments import as_schedule, is_whole, require
 from sb3_delight.zoo.studies import as_json, create_tables, default_storage, open_study, settled
@@ -35,7 +47,7 @@ def packaged_config(algo: str, env_id: str) -> str | None:
 
 
 def evaluated(policy_kwargs: str | dict[str, Any] | None) -> dict[str, Any]:
-    """As RL-Zoo reads them."""
+    """As a dictionary: RL-Zoo's configurations hold it as Python source."""
     if isinstance(policy_kwargs, str):
         policy_kwargs = eval(policy_kwargs, vars(exp_manager))
     return policy_kwargs or {}  # type: ignore[return-value]
@@ -53,6 +65,25 @@ class Configured(dict[str, Any]):
         super().update(sampled, policy_kwargs=networks)
 
 
+@contextlib.contextmanager
+def _noted_interrupts() -> Iterator[None]:
+    """Ctrl-C on record."""
+    if threading.current_thread() is not threading.main_thread():  # signals are the main one's
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def take_down(number: int, frame: Any) -> None:
+        ZooManager.interrupted = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, take_down)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class ZooManager(ExperimentManager):
     """RL-Zoo's manager with these differences:
 
@@ -63,15 +94,22 @@ class ZooManager(ExperimentManager):
     - ``--trial-id`` trains with what else the sweep was given and the command is not (``-conf``, ``-params``,
       ``--env-kwargs``, ``-n``); ``--trial-id 0`` is a trial; one that does not exist, or of another environment, is an
       error;
-    - ``-i`` continues with the settings that the agent was trained with, but for those that the command gives;
+    - ``-i`` continues with the settings that the agent was trained with, but for those that the command gives, and
+      refuses names that are no setting, agents of another algorithm, and a VecNormalize that begins anew;
+    - a checkpoint comes with the statistics of VecNormalize, so that it is of use if the run is killed;
     - ``env_kwargs`` of a configuration or a study are those of the evaluation's environment too, and of ``enjoy``'s;
     - a run that fails amid training saves its agent, as one that Ctrl-C ends does;
-    - a study is resumed with the settings it was begun with, or not at all: scores of others would be mixed;
+    - a study is resumed with the settings it was begun with, or not at all: scores of others would be mixed; and with
+      other random numbers than it was begun with, whatever its ``--seed``: trials would be repeated;
+    - runs that begin at the same moment have folders of their own;
+    - settings that a YAML file cannot hold, a function of a Python file, say, are refused before training;
     - a sweep, or a command that cannot work, leaves no empty run behind, which ``enjoy`` would take for the latest;
     - ``clip_range: null`` is no clip.
     """
 
     started: ClassVar[bool] = False  #: whether training began: errors before that are the user's to read
+    interrupted: ClassVar[bool] = False  #: whether Ctrl-C ended it, which RL-Zoo takes for an early end
+    has_folder = False  #: whether ``save_path`` is this run's alone
 
     def __init__(
         self, args: Any, algo: str, env_id: str, *rest: Any, trial: FrozenTrial | None = None, **options: Any
@@ -80,8 +118,13 @@ class ZooManager(ExperimentManager):
         self.trial, self.setting = trial, vars(args) if trial else {}
         options["config"] = options.get("config") or packaged_config(algo, env_id)
         super().__init__(args, algo, env_id, *rest, **options)
-        if self.continue_training and self.optimize_hyperparameters:
-            raise ValueError("-i continues one agent, -optimize begins many: give one of them")
+        if self.continue_training + self.optimize_hyperparameters + (self.trial_id is not None) > 1:
+            raise ValueError("-i continues an agent, --trial-id trains a trial, -optimize makes some: give one of them")
+        counts = {"--eval-episodes": self.n_eval_episodes, "--n-eval-envs": self.n_eval_envs}
+        counts |= {"--n-evaluations": 1 if self.n_evaluations is None else self.n_evaluations}
+        for flag, value in counts.items():
+            require(is_whole(value), flag, value, "a whole number, 1 or more")
+        require(self.log_interval != 0, "--log-interval", 0, "1 or more, -1 (the algorithm's own) or -2 (none)")
         if self.study_name and not self.storage:
             self.storage = default_storage(self.log_folder, self.study_name)
 
@@ -113,8 +156,10 @@ class ZooManager(ExperimentManager):
         agents = self._settings_of_the_agent()
         if agents:
             self.custom_hyperparams = {**agents, **(self.custom_hyperparams or {})}
-        # Copies: of a configuration that is a package, what follows would change the module.
-        hyperparams, saved = (copy.copy(each) for each in super().read_hyperparameters())
+        # What RL-Zoo prints is the file's.
+        with contextlib.redirect_stdout(io.StringIO()) if agents else contextlib.nullcontext():
+            # Copies: of a configuration that is a package, what follows would change the module.
+            hyperparams, saved = (copy.copy(each) for each in super().read_hyperparameters())
         overridden = self.custom_hyperparams or {}
         self.block = as_json({name: value for name, value in saved.items() if name not in overridden})
         self._check_block(self.setting)
@@ -127,8 +172,17 @@ class ZooManager(ExperimentManager):
                 del each[name]
             if self.n_timesteps > 0:
                 each.setdefault("n_timesteps", self.n_timesteps)
+            if self.continue_training:
+                each.setdefault("normalize", self._statistics.is_file())
+        if agents:
+            print(f"Hyperparameters of {self.trained_agent} and this command:")
+            pprint(dict(saved))
         n_envs = hyperparams.get("n_envs", 1)
         require(is_whole(n_envs), "n_envs", n_envs, "a whole number, 1 or more")
+        if self.continue_training and bool(hyperparams["normalize"]) != self._statistics.is_file():
+            state = "are" if self._statistics.is_file() else "are no"
+            allowed = f"{self._statistics.is_file()} with -i: there {state} VecNormalize statistics of the agent"
+            require(False, "normalize", hyperparams["normalize"], f"{allowed}, {self._statistics}")
         self.eval_env_kwargs = self._eval_env_kwargs_args or hyperparams.get("env_kwargs") or self.env_kwargs
         return hyperparams, saved
 
@@ -155,17 +209,70 @@ class ZooManager(ExperimentManager):
         } or None
         self.args.env_kwargs = self.env_kwargs or None
 
+    @property
+    def _agents_folder(self) -> Path:
+        """Of what RL-Zoo keeps of the agent that ``-i`` continues, besides itself."""
+        return Path(self.trained_agent).parent / str(self.env_name)
+
+    @property
+    def _statistics(self) -> Path:
+        """Of that agent's VecNormalize."""
+        return self._agents_folder / "vecnormalize.pkl"
+
     def _settings_of_the_agent(self) -> dict[str, Any]:
-        """What the agent that ``-i`` continues was trained with, if RL-Zoo kept that; nothing under ``-conf``."""
-        folder = Path(self.trained_agent).parent / str(self.env_name)
-        if not self.continue_training or self.args.conf_file or not (folder / "config.yml").is_file():
+        """What the agent that ``-i`` continues was trained with, if RL-Zoo kept that; nothing under ``-conf``.
+
+        :raises ValueError: if it is of another algorithm, or the command gives it another network
+        """
+        if not self.continue_training:
+            return {}
+        for name in self.custom_hyperparams or {}:
+            if name in ("policy", "policy_kwargs"):
+                raise ValueError(f"-params {name}: the agent that -i continues has a network")
+        if not (self._agents_folder / "config.yml").is_file():
             return {}
         # RL-Zoo writes Python's ordered dicts there, which enjoy reads in this way, too.
         settings, arguments = (
-            dict(yaml.unsafe_load((folder / name).read_text())) for name in ("config.yml", "args.yml")
+            dict(yaml.unsafe_load((self._agents_folder / name).read_text())) for name in ("config.yml", "args.yml")
         )
+        if arguments.get("algo", self.algo) != self.algo:
+            raise ValueError(f"-i {self.trained_agent}: an agent of --algo {arguments['algo']}, not of {self.algo}")
+        if self.args.conf_file:
+            return {}
         self._add_env_kwargs(arguments)
         return settings
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> Any:
+        """As in RL-Zoo; what the constructor would refuse, ``load()`` takes for an attribute.
+
+        :raises ValueError: if a name is no argument of the algorithm
+        """
+        constructors = [vars(cls)["__init__"] for cls in ALGOS[self.algo].__mro__ if "__init__" in vars(cls)]
+        known = {name for each in constructors for name in inspect.signature(each).parameters}
+        for name in hyperparams:
+            if name not in known:
+                raise ValueError(f"{name}: no argument of {ALGOS[self.algo].__name__}")
+        return super()._load_pretrained_agent(hyperparams, env)
+
+    def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
+        """As in RL-Zoo; statistics that were loaded discount by the gamma of today."""
+        env = super()._maybe_normalize(env, eval_env)
+        if isinstance(env, VecNormalize):
+            env.gamma = self.normalize_kwargs.get("gamma", env.gamma)
+        return env
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        """As in RL-Zoo.
+
+        :raises ValueError: if ``enjoy`` and ``-i`` could not read it
+        """
+        for name, value in saved_hyperparams.items():
+            try:
+                yaml.unsafe_load(yaml.dump(value))
+            except (yaml.YAMLError, TypeError) as error:
+                allowed = "something that a YAML file can hold (a function: of a module that can be imported)"
+                raise ValueError(f"{name} must be {allowed}, got {value!r}") from error
+        super()._save_config(saved_hyperparams)
 
     @staticmethod
     def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
@@ -180,18 +287,32 @@ class ZooManager(ExperimentManager):
 
     def setup_experiment(self) -> tuple[Any, dict[str, Any]] | None:
         """As in RL-Zoo."""
-        is_new = not Path(self.save_path).exists()
         try:
             return super().setup_experiment()
         except BaseException:
-            if is_new:
+            if self.has_folder:
                 shutil.rmtree(self.save_path, ignore_errors=True)
             raise
 
     def create_log_folder(self) -> None:
-        """Of one run; a sweep has none."""
-        if not self.optimize_hyperparameters:
-            super().create_log_folder()  # type: ignore[no-untyped-call]
+        """Of one run, which takes the next number if another has just taken its own; a sweep has none."""
+        if self.optimize_hyperparameters:
+            return
+        while not self.has_folder:
+            try:
+                os.makedirs(self.save_path)
+                self.has_folder = True
+            except FileExistsError:
+                number = get_latest_run_id(self.log_path, self.env_name) + 1
+                self.save_path = f"{self.log_path}{self.env_name}_{number}"
+                self.params_path = f"{self.save_path}/{self.env_name}"
+        super().create_log_folder()  # type: ignore[no-untyped-call]
+
+    def create_callbacks(self) -> None:
+        """As in RL-Zoo; statistics are saved with every checkpoint."""
+        super().create_callbacks()  # type: ignore[no-untyped-call]
+        if self.save_freq > 0 and self.normalize:
+            self.callbacks.append(SaveVecNormalizeCallback(self.save_freq, self.params_path))
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """As in RL-Zoo; a sweep's environments write no log."""
@@ -201,7 +322,8 @@ class ZooManager(ExperimentManager):
         """Train, and save what there is where Ctrl-C, or an error, ends it."""
         ZooManager.started = True
         try:
-            super().learn(model)
+            with _noted_interrupts():
+                super().learn(model)
         except Exception:
             if model.num_timesteps:
                 self.save_trained_model(model)
@@ -226,9 +348,14 @@ class ZooManager(ExperimentManager):
             raise optuna.TrialPruned from error
         except KeyboardInterrupt:
             optuna.logging.set_verbosity(optuna.logging.ERROR)  # no traceback: the trial fails, the sweep ends
+            ZooManager.interrupted = True
             raise
 
-    def _check_study(self) -> None:
+    def _resume_study(self) -> None:
+        """If there is one, check that it was begun alike, and draw what follows from other random numbers.
+
+        :raises ValueError: if it was begun with other settings
+        """
         if not (self.storage and self.study_name):
             return
         for name, value in (self.args.hyperparams or {}).items():
@@ -239,9 +366,10 @@ class ZooManager(ExperimentManager):
                     f"-params {name}: a study cannot keep {value!r}, nor repeat its trials: put it into a file, -conf"
                 ) from None
         try:
-            begun = settled(open_study(self.storage, self.study_name))
+            study = open_study(self.storage, self.study_name)
         except ValueError:  # a new one
             return
+        begun = settled(study)
         for name, value in self._setting().items():
             if begun.get(name, value) != value:
                 raise ValueError(
@@ -249,6 +377,9 @@ class ZooManager(ExperimentManager):
                     "same command again, or another --study-name"
                 )
         self._check_block(begun)
+        if study.trials:
+            self.seed = int(np.random.SeedSequence((self.seed, len(study.trials))).generate_state(1)[0])
+            set_random_seed(self.seed)
 
     def _setting(self) -> dict[str, Any]:
         """What the `best` command needs to repeat a trial; a study keeps JSON only."""
@@ -281,7 +412,7 @@ class ZooManager(ExperimentManager):
         """
         if self.storage and not self.storage.endswith(".log"):
             create_tables(self.storage)
-        self._check_study()
+        self._resume_study()
         try:
             super().hyperparameters_optimization()
         except ValueError as error:

@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-f", "--log-folder", default="logs")
     parser.add_argument("-o", "--output", default="figures", help="folder of the figures (default: figures)")
     parser.add_argument("--bootstrap-samples", type=count, default=2000)
+    parser.add_argument("--verbose", type=int, default=1, help="2 shows the traceback of an error (default: 1)")
     return parser
 
 
@@ -95,7 +96,7 @@ def load_runs(folder: Path, algos: list[str] | None = None, envs: list[str] | No
     """
     found: dict[tuple[str, str], list[tuple[Array, Array]]] = defaultdict(list)
     wanted = [env.replace("/", "-") for env in envs or []]  # as RL-Zoo names folders
-    for path in sorted(folder.glob("*/*/evaluations.npz")):
+    for path in sorted(folder.glob("*/*/evaluations.npz"), key=_in_order):
         algo, env = path.parent.parent.name, RUN_NUMBER.sub("", path.parent.name)
         if (algos is None or algo in algos) and (envs is None or env in wanted):
             try:
@@ -106,6 +107,9 @@ def load_runs(folder: Path, algos: list[str] | None = None, envs: list[str] | No
                     found[algo, env].append((file["timesteps"], file["results"].mean(axis=1)))
             except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, yaml.YAMLError) as error:
                 print(f"skipped {path}: {error}")
+    for name in dict.fromkeys((*(algos or ()), *wanted)):
+        if found and name not in itertools.chain(*found):
+            print(f"no evaluations of {name}")
     if not found:
         raise ValueError(f"no evaluations of {algos or 'any algorithm'} on {envs or 'any environment'} in {folder}")
     runs = {}
@@ -120,6 +124,13 @@ def load_runs(folder: Path, algos: list[str] | None = None, envs: list[str] | No
             print(f"{algo} on {env}: runs differ in length or --eval-freq; cut to {len(shared)} of {most} evaluations")
         runs[algo, env] = (shared, np.stack([returns[np.isin(steps, shared)] for steps, returns in evaluations]))
     return runs
+
+
+def _in_order(evaluations: Path) -> tuple[str, str, int]:
+    """Algorithm, environment, number: run 2 comes before run 10."""
+    name = evaluations.parent.name
+    number = RUN_NUMBER.search(name)
+    return evaluations.parent.parent.name, RUN_NUMBER.sub("", name), int(number[0].split("_")[1]) if number else 0
 
 
 class _Arguments(yaml.SafeLoader):  # type: ignore[misc]
@@ -176,6 +187,9 @@ def final_scores(runs: Runs) -> dict[str, Array]:
         shared = min(len(values) for values in last.values())
         scores[algo] = np.stack([values[:shared] for values in last.values()], axis=1)
         print(f"{algo}: {_count(scores[algo])} on each of {', '.join(usable)}")
+        latest = [f"{len(each) - shared} of {len(each)} on {env}" for env, each in last.items() if len(each) > shared]
+        if latest:
+            print(f"{algo}: not in the aggregates: the last {', '.join(latest)}")
     return scores
 
 

@@ -90,9 +90,7 @@ def convert(params: dict[str, Any]) -> dict[str, Any]:
 
     What depends on a choice is complete: a configuration's other keys of the gate would be kept.
     """
-    # First what held where it was not searched yet: a study of that time is repeated as it was.
-    arguments: dict[str, Any] = {"batch_size": None, "n_epochs": 1, "clip_range": None, "surprisal_baseline": "none"}
-    arguments |= params
+    arguments: dict[str, Any] = {"n_epochs": 1, "clip_range": None, "surprisal_baseline": "none", **params}
     arguments.pop("clip", None)
     arguments["gamma"] = 1 - arguments.pop("one_minus_gamma")
     arguments["gae_lambda"] = 1 - arguments.pop("one_minus_gae_lambda")
