@@ -134,6 +134,7 @@ def peak_memory(model: OnPolicyAlgorithm, device: str) -> float:
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_measure_peak, args=(model, sender))
     child.start()
+    sender.close()  # or recv() would wait for ever where the child dies
     peak: float = receiver.recv()
     child.join()
     return peak
@@ -142,7 +143,8 @@ def peak_memory(model: OnPolicyAlgorithm, device: str) -> float:
 def _measure_peak(model: OnPolicyAlgorithm, sender: Any) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     model.train()
-    sender.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+    unit = 2**20 if platform.system() == "Darwin" else 2**10  # bytes there, KiB on Linux
+    sender.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit)
 
 
 def measure(workload: str, arms: list[str], repeats: int, device: str, path: Path) -> None:

@@ -10,7 +10,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 from torch import Tensor
 
-from sb3_delight.minibatches import upload
+from sb3_delight.minibatches import pinned, upload
 from sb3_delight.returns import gae
 
 __all__ = [
@@ -90,8 +90,8 @@ class DeviceRolloutBuffer(RolloutBuffer):
         host = torch.from_numpy(array)
         tensor = host
         if self.device.type != "cpu":
-            host = host.pin_memory()
-            tensor = torch.zeros_like(host, device=self.device)
+            tensor = torch.zeros_like(host, device=self.device)  # first: pinning would open the default device
+            host = pinned(host, self.device)
             self._uploads.append((tensor, host))
         return host.numpy().swapaxes(0, 1), tensor.transpose(0, 1)
 
@@ -138,7 +138,7 @@ class DeviceRolloutBuffer(RolloutBuffer):
         self.full = self.pos == self.buffer_size
         if self.full:
             for tensor, host in self._uploads:
-                tensor.copy_(host, non_blocking=True)
+                tensor.copy_(host, non_blocking=host.is_pinned())
 
     def _keep_fractions(self, obs: Any) -> None:
         """Store as floats what is floats though its space has integers: what VecNormalize makes of them."""

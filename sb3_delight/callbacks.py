@@ -63,7 +63,7 @@ class DelightFigures(BaseCallback):
 def draw_delight(advantages: Tensor, surprisal: Tensor, gate: Tensor, max_points: int = 2000) -> Figure:
     """Histograms of delight and gate, and advantage against surprisal coloured by gate; tensors are ``[B]``."""
     # Doubles: of nearly equal weights single precision has fewer than there are bins.
-    advantages, surprisal, gate = (tensor.double().cpu() for tensor in (advantages, surprisal, gate))
+    advantages, surprisal, gate = (tensor.cpu().double() for tensor in (advantages, surprisal, gate))
     delight = advantages * surprisal
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)

@@ -7,13 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Rows", "deal_rows", "upload"]
+__all__ = ["Rows", "deal_rows", "pinned", "upload"]
 
 
 def upload(numbers: np.ndarray, device: torch.device | str) -> Tensor:
     """Row numbers on the device, by way of pinned memory, so that the host need not wait for them."""
-    host = torch.from_numpy(numbers)
-    return host if torch.device(device).type == "cpu" else host.pin_memory().to(device, non_blocking=True)
+    host = pinned(torch.from_numpy(numbers), device)
+    return host.to(device, non_blocking=host.is_pinned())
+
+
+def pinned(host: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor from which the device copies without the host, where it can: MPS cannot."""
+    return host.pin_memory() if torch.device(device).type == "cuda" else host
 
 
 @dataclass(frozen=True, slots=True)

@@ -274,7 +274,7 @@ def price_for_rate(delight: Tensor, rate: float, temperature: float = 0.0) -> Te
     if rate == 1:
         raise ValueError("rate must be below 1 for a soft gate: sigmoid never reaches 1")
     # If all delights were c, the price would be c - temperature * logit(rate): that brackets the root.
-    wide = flat.double()
+    wide = flat if flat.device.type == "mps" else flat.double()  # of which there is no double precision
     margin = temperature * (math.log(rate) - math.log1p(-rate))
     low, high = wide.min() - margin, wide.max() - margin
     for _ in range(64):  # halves the bracket to the last bit of a double, without a look at the values

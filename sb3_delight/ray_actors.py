@@ -60,6 +60,7 @@ class _OwnRay:
 
     lock = threading.Lock()
     users = 0
+    cpus_per_actor = 1  #: on a cluster, so that Ray spreads them; on this machine the user has said how many there are
 
 
 class RayActors:
@@ -145,7 +146,8 @@ class RayActors:
         self._connect()
         self._spec = ray.put(spec)
         remote: Any = ray.remote  # whose types know nothing of concurrency groups
-        self._remote = remote(num_cpus=1, concurrency_groups={"control": 1})(ActorProcess)
+        cpus = _OwnRay.cpus_per_actor if self._connected else 1
+        self._remote = remote(num_cpus=cpus, concurrency_groups={"control": 1})(ActorProcess)
         self._dropped = self._lost = self._restarts = self._failures = 0
         self._workers = [self._spawn(index) for index in range(self.n_actors)]
 
@@ -220,9 +222,9 @@ class RayActors:
     def _init_ray(self) -> None:
         address = self.address or os.environ.get("RAY_ADDRESS") or "local"
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if address == "local":
-            cpus = max(self.n_actors, os.cpu_count() or 1)  # an actor needs one, whether or not there are as many
-            options |= {"num_cpus": cpus, "include_dashboard": False}
+        _OwnRay.cpus_per_actor = 0 if address == "local" else 1
+        if address == "local":  # by this number Ray starts processes in advance
+            options |= {"num_cpus": self.n_actors, "include_dashboard": False}
         ray.init(address, **{**options, **self.ray_init})
 
     def _spawn(self, index: int, restarts: int = 0, deaths: int = 0) -> _Worker:

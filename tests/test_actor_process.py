@@ -177,3 +177,9 @@ def test_another_thread_sees_where_it_hangs(model: DG) -> None:
     go_on.set()
     thread.join(60)
     assert torch.get_num_threads() == 1
+
+
+def test_weights_of_bfloat16_are_shipped_exactly() -> None:
+    weights = torch.linspace(-3, 3, 7, dtype=torch.bfloat16)
+    packed = pack_weights(Weights({"layer": weights}, {})).policy["layer"]
+    assert torch.equal(torch.tensor(packed).bfloat16(), weights)

@@ -303,3 +303,15 @@ def test_arrays_that_a_callback_assigns_serve_one_rollout(kind: str) -> None:
             buffer.observations["float32"] = buffer.observations["float32"] + 5
         else:
             buffer.observations = buffer.observations + 5
+
+
+def test_memory_is_pinned_for_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPS, for which this device stands, has none."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", None, raising=False)
+    space = spaces.Box(-1.0, 1.0, (3,), np.float32)
+    buffer = DeviceRolloutBuffer(2, space, spaces.Discrete(2), torch.device("meta"), n_envs=2)
+    for _ in range(2):
+        row = np.zeros(2, np.float32)
+        buffer.add(np.zeros((2, 3), np.float32), np.zeros((2, 1)), row, row, torch.zeros(2), torch.zeros(2))
+    assert flat_rollout(buffer).observations.shape == (4, 3)  # type: ignore[union-attr]
+    assert {batch.actions.device.type for batch in buffer.get(2)} == {"meta"}

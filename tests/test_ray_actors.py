@@ -428,7 +428,7 @@ def test_bad_arguments_are_refused(name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "variable", "address", "cpus"),
     [
-        ({"n_actors": 1000}, None, "local", 1000),
+        ({"n_actors": 3}, None, "local", 3),
         ({"n_actors": 1, "ray_init": {"num_cpus": 7}}, None, "local", 7),
         ({"n_actors": 1000}, "10.0.0.1:6379", "10.0.0.1:6379", None),
         ({"n_actors": 1000, "address": "auto"}, "10.0.0.1:6379", "auto", None),

@@ -141,6 +141,13 @@ def test_a_run_is_of_the_commit_that_was_loaded(tmp_path: Path, monkeypatch: pyt
     )
 
 
+def test_without_git_runs_are_of_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    harness.commit.cache_clear()
+    assert harness.commit() == "uncommitted"
+    harness.commit.cache_clear()
+
+
 @pytest.mark.parametrize("flag", ["--workers", "--seeds"])
 def test_no_worker_and_no_seed_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

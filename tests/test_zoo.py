@@ -152,7 +152,7 @@ def test_what_is_wrong_with_a_command_is_said_in_one_line() -> None:
         "unexpected keyword argument 'temprature'",
         "No such file or directory: 'missing.yml'",
         "temperature must be positive",
-        "there is no study 'none' in logs/none.log",
+        f"there is no study 'none' in {Path.cwd()}/logs/none.log",
         "there is no study 'none' in sqlite:///typo.db?timeout=9",
         "No model found for dg on CartPole-v1",
         "argument --top: must be a whole number, 1 or more, got '0'",
@@ -788,6 +788,20 @@ def check_rl_zoo_has_what_the_manager_builds_on() -> None:
         assert name in source, name
     assert isinstance(inspect.getattr_static(ExperimentManager, "_preprocess_schedules"), staticmethod)
     assert "ExperimentManager(" in inspect.getsource(rl_zoo3.train.train)
+
+
+def check_a_study_is_kept_where_its_locks_can_be_told() -> None:
+    from sb3_delight.zoo import studies
+
+    here = str(Path.cwd())
+    assert studies.storage_of(None, "logs", "a/b.c") == f"{here}/logs/a/b.c.log"
+    assert studies.storage_of("mine.log", "logs", "x") == f"{here}/mine.log"
+    assert studies.storage_of("sqlite:///x.db", "logs", "x") == "sqlite:///x.db"
+    vars(studies)["os"] = SimpleNamespace(name="nt")
+    assert studies.storage_of(None, "logs", "b.c") == f"sqlite:///{here}/logs/b.c.db"
+    vars(studies)["os"] = os
+    studies.create_tables("sqlite:///new/folder/x.db")
+    assert Path("new/folder/x.db").is_file()
 
 
 def check_verbose_is_read_in_every_way_it_can_be_given() -> None:

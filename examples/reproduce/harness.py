@@ -66,7 +66,10 @@ def commit() -> str:
     """Of the code, with "-dirty" where it was changed since; rows and figures, which runs write, do not count."""
 
     def git(*command: str) -> str:
-        done = subprocess.run(["git", *command], cwd=HERE, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(["git", *command], cwd=HERE, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return ""
         return done.stdout.strip()
 
     described = git("describe", "--always")

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from sb3_delight import __version__
 from sb3_delight.arguments import count
 from sb3_delight.zoo.manager import ZooManager
-from sb3_delight.zoo.studies import default_storage, open_study
+from sb3_delight.zoo.studies import open_study, storage_of
 
 __all__ = ["best"]
 
@@ -47,7 +47,7 @@ def best(flags: list[str]) -> None:
     """
     options = _parser().parse_args(flags)
     folder = Path(options.log_folder)
-    study = open_study(options.storage or default_storage(options.log_folder, options.study_name), options.study_name)
+    study = open_study(storage_of(options.storage, options.log_folder, options.study_name), options.study_name)
     setting = _setting(study, options)
     for package in setting.get("gym_packages") or []:
         importlib.import_module(package)

@@ -27,7 +27,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_delight.arguments import as_schedule, is_whole, require
-from sb3_delight.zoo.studies import as_json, create_tables, default_storage, open_study, settled
+from sb3_delight.zoo.studies import as_json, create_tables, open_study, settled, storage_of
 
 __all__ = ["ZooManager", "packaged_config"]
 
@@ -88,7 +88,7 @@ class ZooManager(ExperimentManager):
     """RL-Zoo's manager with these differences:
 
     - without ``-conf``, the packaged configuration (:func:`packaged_config`);
-    - a study with a name but no ``--storage`` is kept (:func:`default_storage`), hence can be resumed;
+    - a study with a name but no ``--storage`` is kept (:func:`storage_of`), hence can be resumed;
     - a trial keeps the ``policy_kwargs`` of a configuration that it does not sample, a features extractor, say;
     - a trial's VecNormalize discounts by the trial's gamma, so that ``--trial-id`` trains what was scored;
     - ``--trial-id`` trains with what else the sweep was given and the command is not (``-conf``, ``-params``,
@@ -125,8 +125,8 @@ class ZooManager(ExperimentManager):
         for flag, value in counts.items():
             require(is_whole(value), flag, value, "a whole number, 1 or more")
         require(self.log_interval != 0, "--log-interval", 0, "1 or more, -1 (the algorithm's own) or -2 (none)")
-        if self.study_name and not self.storage:
-            self.storage = default_storage(self.log_folder, self.study_name)
+        if self.study_name:
+            self.storage = storage_of(self.storage, self.log_folder, self.study_name)
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Of the configuration, or of the agent or trial that is trained on, below what the command gives.

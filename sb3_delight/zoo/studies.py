@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -13,12 +14,20 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from sqlalchemy.exc import DatabaseError
 
-__all__ = ["as_json", "create_tables", "default_storage", "open_study", "settled"]
+__all__ = ["as_json", "create_tables", "open_study", "settled", "storage_of"]
 
 
-def default_storage(log_folder: str, study_name: str) -> str:
-    """Where a named study is kept unless ``--storage`` says otherwise: a journal, safe for several processes."""
-    return str(Path(log_folder) / f"{study_name}.log")
+def storage_of(given: str | None, log_folder: str, study_name: str) -> str:
+    """Where a named study is kept: ``--storage``, or a journal, safe for several processes.
+
+    A journal's path is absolute: by its relative one Optuna cannot tell a lock that a killed process has left.
+    """
+    if given and not given.endswith(".log"):
+        return given
+    journal = Path(given or Path(log_folder) / f"{study_name}.log").absolute()
+    if os.name == "nt" and not given:  # the journal's lock is a symbolic link, for administrators alone there
+        return f"sqlite:///{journal.with_suffix('.db')}"
+    return str(journal)
 
 
 def open_study(storage: str, study_name: str) -> optuna.Study:
@@ -36,6 +45,8 @@ def open_study(storage: str, study_name: str) -> optuna.Study:
 
 def create_tables(url: str) -> None:
     """Of a database: where several workers open a new one at once all create its tables, and all but one fail."""
+    if url.startswith("sqlite:///"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     for _ in range(5):
         with contextlib.suppress(DatabaseError):
             optuna.storages.RDBStorage(url)
