@@ -784,7 +784,8 @@ def check_rl_zoo_has_what_the_manager_builds_on() -> None:
     from rl_zoo3.exp_manager import ExperimentManager
 
     source = inspect.getsource(ExperimentManager)
-    for name in ("_eval_env_kwargs_args", "_hyperparams"):
+    overridden = ("_load_pretrained_agent", "_maybe_normalize", "_save_config", "create_callbacks", "create_log_folder")
+    for name in ("_eval_env_kwargs_args", "_hyperparams", *(f"self.{method}(" for method in overridden)):
         assert name in source, name
     assert isinstance(inspect.getattr_static(ExperimentManager, "_preprocess_schedules"), staticmethod)
     assert "ExperimentManager(" in inspect.getsource(rl_zoo3.train.train)

@@ -131,26 +131,10 @@ class ZooManager(ExperimentManager):
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Of the configuration, or of the agent or trial that is trained on, below what the command gives.
 
-        :raises ValueError: if ``--trial-id`` names no trial, or one of another algorithm or environment
+        :raises ValueError: if agent or trial do not fit the command
         """
         if self.trial_id is not None:
-            if not (self.storage and self.study_name):
-                raise ValueError("--trial-id needs --study-name")
-            study = open_study(self.storage, self.study_name)
-            if not 0 <= self.trial_id < len(study.trials):
-                raise ValueError(f"--trial-id {self.trial_id}: {self.study_name!r} has {len(study.trials)} trials")
-            self.setting = setting = study.user_attrs.get("setting", {})
-            for flag, own in (("algo", self.algo), ("env", self.env_name.gym_id)):
-                swept = setting.get(flag, own)
-                if swept != own:
-                    raise ValueError(f"--trial-id: {self.study_name!r} is a study of --{flag} {swept}, not of {own}")
-            self.trial = study.trials[self.trial_id]
-            if not self.trial.params:
-                raise ValueError(f"--trial-id {self.trial_id}: the trial ended before it had settings")
-            self._add_env_kwargs(setting)
-            self.config = self.args.conf_file or setting.get("conf_file") or self.config
-            if self.n_timesteps <= 0:
-                self.n_timesteps = setting.get("n_timesteps", self.n_timesteps)
+            self._find_trial(self.trial_id)
             self.trial_id = None  # done; RL-Zoo's own reading takes trial 0 for none
         networks = self._add_settings_of_the_trial()
         agents = self._settings_of_the_agent()
@@ -173,18 +157,37 @@ class ZooManager(ExperimentManager):
             if self.n_timesteps > 0:
                 each.setdefault("n_timesteps", self.n_timesteps)
             if self.continue_training:
-                each.setdefault("normalize", self._statistics.is_file())
+                self._normalize_as_the_agent(each)
         if agents:
             print(f"Hyperparameters of {self.trained_agent} and this command:")
             pprint(dict(saved))
         n_envs = hyperparams.get("n_envs", 1)
         require(is_whole(n_envs), "n_envs", n_envs, "a whole number, 1 or more")
-        if self.continue_training and bool(hyperparams["normalize"]) != self._statistics.is_file():
-            state = "are" if self._statistics.is_file() else "are no"
-            allowed = f"{self._statistics.is_file()} with -i: there {state} VecNormalize statistics of the agent"
-            require(False, "normalize", hyperparams["normalize"], f"{allowed}, {self._statistics}")
         self.eval_env_kwargs = self._eval_env_kwargs_args or hyperparams.get("env_kwargs") or self.env_kwargs
         return hyperparams, saved
+
+    def _find_trial(self, number: int) -> None:
+        """Of ``--trial-id``, and what its sweep was given.
+
+        :raises ValueError: if there is none, or it is of another algorithm or environment
+        """
+        if not (self.storage and self.study_name):
+            raise ValueError("--trial-id needs --study-name")
+        study = open_study(self.storage, self.study_name)
+        if not 0 <= number < len(study.trials):
+            raise ValueError(f"--trial-id {number}: {self.study_name!r} has {len(study.trials)} trials")
+        self.setting = setting = study.user_attrs.get("setting", {})
+        for flag, own in (("algo", self.algo), ("env", self.env_name.gym_id)):
+            swept = setting.get(flag, own)
+            if swept != own:
+                raise ValueError(f"--trial-id: {self.study_name!r} is a study of --{flag} {swept}, not of {own}")
+        self.trial = study.trials[number]
+        if not self.trial.params:
+            raise ValueError(f"--trial-id {number}: the trial ended before it had settings")
+        self._add_env_kwargs(setting)
+        self.config = self.args.conf_file or setting.get("conf_file") or self.config
+        if self.n_timesteps <= 0:
+            self.n_timesteps = setting.get("n_timesteps", self.n_timesteps)
 
     def _add_settings_of_the_trial(self) -> dict[str, Any]:
         """Put them, and what its sweep was given, below what this command gives that the sweep was not.
@@ -214,11 +217,6 @@ class ZooManager(ExperimentManager):
         """Of what RL-Zoo keeps of the agent that ``-i`` continues, besides itself."""
         return Path(self.trained_agent).parent / str(self.env_name)
 
-    @property
-    def _statistics(self) -> Path:
-        """Of that agent's VecNormalize."""
-        return self._agents_folder / "vecnormalize.pkl"
-
     def _settings_of_the_agent(self) -> dict[str, Any]:
         """What the agent that ``-i`` continues was trained with, if RL-Zoo kept that; nothing under ``-conf``.
 
@@ -241,6 +239,18 @@ class ZooManager(ExperimentManager):
             return {}
         self._add_env_kwargs(arguments)
         return settings
+
+    def _normalize_as_the_agent(self, hyperparams: dict[str, Any]) -> None:
+        """RL-Zoo loads statistics of the agent's VecNormalize if there are any, and saves them if told to normalize.
+
+        :raises ValueError: if the settings say otherwise than what there is
+        """
+        statistics = self._agents_folder / "vecnormalize.pkl"
+        found = statistics.is_file()
+        there_are = "there are" if found else "there are no"
+        given = hyperparams.setdefault("normalize", found)
+        allowed = f"{found} with -i: {there_are} VecNormalize statistics of the agent in {statistics}"
+        require(bool(given) == found, "normalize", given, allowed)
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> Any:
         """As in RL-Zoo; what the constructor would refuse, ``load()`` takes for an attribute.
