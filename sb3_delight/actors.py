@@ -164,10 +164,10 @@ class LocalActors:
     are merged); a later one begins new episodes, by seeds of its own. VecNormalize's statistics are current, however
     stale the weights.
 
-    :param staleness: how many rollouts ago the weights that act were published; those of the beginning where there are
-        no older ones. A number, a pair ``(low, high)`` to draw from uniformly at each rollout, both included, or a
-        function that draws one with a ``numpy.random.Generator``; at most 1000. As many weights are kept as may be
-        asked for: of a function those of 1001 rollouts.
+    :param staleness: how many rollouts ago the weights that act were published; the first ones where none are that
+        old. A number, a pair ``(low, high)`` to draw from uniformly at each rollout, both included, or a function that
+        draws one with a ``numpy.random.Generator``; at most 1000. As many weights are kept as may be asked for (with a
+        function: those of 1001 rollouts).
     :param frictions: what goes wrong on the actor: see :mod:`sb3_delight.frictions`
     :param env_fn: makes the actor's environment, if that of the learner cannot be made again from its registration:
         an ``Env`` or a ``VecEnv``, with the learner's wrappers but without its ``VecNormalize``

@@ -53,10 +53,10 @@ class ImportanceWeightedPG(PolicyGradient):
 
 
 class PPO(PolicyGradient):
-    """PPO's clipped objective; with stable-baselines3's settings, the defaults here, its PPO parameter for parameter.
+    """PPO's clipped objective: by default stable-baselines3's PPO, parameter for parameter up to rounding.
 
-    To rounding, the fused Adam's most of all: ``policy_kwargs={"optimizer_kwargs": {"eps": 1e-5}}`` is its own. Without
-    its clipped value loss and early stopping by KL divergence, which are off by default there.
+    Most of that rounding is the fused Adam's; ``policy_kwargs={"optimizer_kwargs": {"eps": 1e-5}}`` selects the Adam of
+    stable-baselines3. The clipped value loss and early stopping by KL divergence, off by default there, are absent.
 
     :param policy: see :class:`~sb3_delight.policy_gradient.PolicyGradient`, as for all parameters not listed here
     :param env: environment, vectorised environment, or registered Gymnasium id

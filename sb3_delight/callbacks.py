@@ -15,8 +15,8 @@ __all__ = ["DelightFigures"]
 class DelightFigures(BaseCallback):
     """Draw, every so many updates, the histograms of delight and of the gate, and advantage against surprisal.
 
-    Written as ``delight/figure`` to TensorBoard, if there is such a log, at the step of the update; that of the last at
-    the end of ``learn()``.
+    Written as ``delight/figure`` to the TensorBoard log, if there is one, at the step of the update; the last at the
+    end of ``learn()``.
     Use: ``DG("MlpPolicy", env, tensorboard_log="runs").learn(callback=DelightFigures())``.
 
     :param every: updates between two figures

@@ -4,7 +4,7 @@
 see :class:`~sb3_delight.actors.LocalActors`. Definitions follow arXiv 2603.20521 (Delightful Distributed Policy
 Gradient), but per environment step and not per row of a bandit.
 
-Where a friction replaces an action, the record holds the replaced one, and as its log-probability what the actor's own
+Where a friction replaces an action, the rollout records the replacement, with the log-probability that the actor's own
 policy gives it: the actor does not know that it is broken.
 """
 

@@ -1,4 +1,4 @@
-"""The Kondo gate: samples that do not spark joy never enter the network."""
+"""The Kondo gate: rows that do not spark joy pay for no backward pass of the policy."""
 
 import math
 from typing import Literal, Unpack
@@ -23,30 +23,27 @@ Priority = Literal["delight", "advantage", "abs_advantage", "surprisal", "additi
 class KondoDG(PolicyGradient):
     """The Kondo gate (arXiv 2603.20526): a coin with delight's gate decides which rows pay for a backward pass.
 
-    Kept rows weigh 1, dropped rows enter no forward and no backward pass, and the sum is divided by the whole batch: at
-    price 0 its expectation is DG's gradient. A row is judged by the log-probability that the rollout stored, which is
-    free and, for one pass over a fresh rollout, is exact.
+    Kept rows weigh 1, dropped rows enter no training pass of the actor, and the sum is divided by the size of the whole
+    batch: at price 0 its expectation is DG's gradient at the same temperature. Without ``actors`` a row is judged by
+    the log-probability that the rollout stored, which is free and, for one pass over a fresh rollout, exact.
 
     The default keeps every row of positive delight, the critic every row. ``temperature=10`` at price 0 is DG's step in
-    expectation for about half of the rows: on HalfCheetah under PPO's clip it ended at 4316, DG at 5034, the default at
-    2991, random halves at 4067 (5 seeds). With one pass over a rollout the default overlapped DG on CartPole and
-    HalfCheetah and was behind it on MinAtar's Breakout. A ``gate_rate`` by delight saves more, but at .1 its rows did
-    no better than random ones on any of these, and policies stayed noisy; ``priority="advantage"`` at .3 was level with
-    random rows (``examples/reproduce/gates.py``). Compare with ``priority="random"`` before you rely on a rate. No gate
-    takes fewer optimiser steps: a larger ``batch_size``, which counts dropped rows, does that.
+    expectation for about half of the rows. A ``gate_rate`` by delight saves more, but on control tasks its rows were
+    hardly ever better than random ones, and policies stayed noisy (``examples/reproduce/gates.py``): compare with
+    ``priority="random"`` before you rely on a rate. No gate takes fewer optimiser steps: a larger ``batch_size``, which
+    counts dropped rows, does that.
 
     :param policy: see :class:`~sb3_delight.policy_gradient.PolicyGradient`, as for all parameters not listed here
     :param env: environment, vectorised environment, or registered Gymnasium id
     :param gate_rate: share of rows to keep, in (0, 1]; the price follows. With a hard gate exactly
-        ``ceil(gate_rate * B)`` of B rows are kept, at least one, ties included. Lower is cheaper and greedier.
+        ``ceil(gate_rate * B)`` of B rows are kept, at least one; ties are broken. Lower is cheaper and greedier.
     :param price: delight that a row must exceed, if ``gate_rate`` is ``None``. 0, the default, keeps positive delight:
         for probabilities, every row with a positive advantage. Raise it to keep fewer. With densities above 1 it
         keeps failures, unless ``surprisal_baseline="mode"``.
     :param temperature: of the gate, in reward x nats. 0 is the hard gate, with no coin; a positive one keeps any row
         now and then, as often as DG would weigh it. A number, a schedule of the remaining progress, or ``"lin_x"``.
     :param priority: what the gate judges. ``"delight"`` is the method; ``"advantage"``, ``"abs_advantage"``,
-        ``"surprisal"``, ``"additive"`` and ``"random"`` are its controls, without which no claim about it is worth
-        anything. ``"random"`` needs a ``gate_rate``.
+        ``"surprisal"``, ``"additive"`` and ``"random"`` are its controls. ``"random"`` needs a ``gate_rate``.
     :param additive_alpha: for ``"additive"``, alpha x advantage + (1 - alpha) x surprisal
     :param critic_rate: share of rows, drawn uniformly at random, that pay for the value loss, in (0, 1]. The critic is
         never gated by delight: fitted to kept rows alone it would overestimate. But at 1 the critic's own passes cap

@@ -77,8 +77,8 @@ def surprisal(log_prob: Tensor, clip: float | None = None) -> Tensor:
 def gaussian_mode_log_prob(log_std: Tensor) -> Tensor:
     r"""Log-density of the likeliest action of independent Gaussians, :math:`-\sum_i \log(\sigma_i \sqrt{2\pi})`.
 
-    Taken off an action's own, it leaves a surprisal of :math:`\tfrac12 \sum_i z_i^2`, z the action's distance from the
-    mean in standard deviations: never negative, and the same in whatever units actions are.
+    Subtracted from an action's own, it leaves a surprisal of :math:`\tfrac12 \sum_i z_i^2`, z the action's distance
+    from the mean in standard deviations: never negative, and the same in whatever units actions are.
 
     :param log_std: logarithms of the standard deviations, ``[*, dimensions]``
     :return: nats, ``[*]``, without gradient
@@ -93,7 +93,7 @@ def delight(log_prob: Tensor, advantage: Tensor, clip: float | None = None) -> T
     :param log_prob: log-probability under the learner's current policy, ``[*]``
     :param advantage: see the module's note on shapes
     :param clip: bound on the surprisal, see :func:`surprisal`
-    :return: delight in reward x nats, ``[*]``, of half precision in single, without gradient
+    :return: delight in reward x nats, ``[*]``, float32 for half-precision input, without gradient
     :raises ValueError: if the shapes do not fit, or ``clip`` is not positive
     """
     return priority("delight", log_prob, advantage, clip)
@@ -111,8 +111,8 @@ def priority(
     :param advantage: see the module's note on shapes
     :param clip: bound on the surprisal, see :func:`surprisal`
     :param additive_alpha: :math:`\alpha`
-    :return: score, ``[*]``, a tensor of its own (mask it in place if you like), of half precision in single, without
-        gradient
+    :return: score, ``[*]``, a tensor of its own (mask it in place if you like), float32 for half-precision input,
+        without gradient
     :raises ValueError: if the name is none of these
     """
     _check_shapes(log_prob, advantage=advantage)
@@ -144,8 +144,8 @@ def sequence_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
     :param values: ``[B, T]``
     :param mask: 1 for tokens that count, ``[B, T]``; ``None`` counts all
-    :return: ``[B]``, of half precision in single, without gradient; 0 for a sequence without counted tokens, which is
-        above any failure's delight: before :func:`top_rows` set it to ``-inf`` where there may be such sequences
+    :return: ``[B]``, float32 for half-precision input, without gradient; 0 for a sequence without counted tokens, which
+        is above any failure's delight: before :func:`top_rows` set it to ``-inf`` where there may be such sequences
     :raises ValueError: if the shapes differ or ``values`` is not two-dimensional
     """
     counted = _token_mask("values", values, mask)
@@ -234,8 +234,8 @@ def top_rows(score: Tensor, rate: float) -> Tensor:
 
     The number of rows is known from the shape alone, so nothing is read back from the device.
 
-    :param score: ``[B]``, without NaN, which would count as the highest; of the *whole* batch, as of every part of a
-        batch at least one row is kept
+    :param score: ``[B]``, without NaN, which would count as the highest; of the *whole* batch: at least one row
+        is kept, so a call per part would keep one of every part
     :param rate: share of rows to keep, in (0, 1]
     :return: row numbers, ``[ceil(rate * B)]``, highest score first
     :raises ValueError: if ``rate`` is outside (0, 1], or ``score`` is not one-dimensional
@@ -256,7 +256,8 @@ def price_for_rate(delight: Tensor, rate: float, temperature: float = 0.0) -> Te
     :param delight: delight, or any other score, ``[*]``, finite, not empty; of padded sequences ``delight[mask]``
     :param rate: wanted mean gate, in (0, 1]; below 1 if the temperature is positive
     :param temperature: of the gate, in units of delight; finite
-    :return: the price, a scalar tensor on the device of ``delight``, of half precision in single; nothing is read back
+    :return: the price, a scalar tensor on the device of ``delight``, float32 for half-precision input; nothing is read
+        back
     :raises ValueError: if ``rate`` or ``temperature`` is outside its range, or ``delight`` is empty
     """
     _check_rate(rate)
@@ -311,7 +312,7 @@ def dg_weight(log_prob: Tensor, advantage: Tensor, temperature: float = 1.0, cli
     :param temperature: of the gate, in reward x nats. 1 suits rewards of 0 and 1; for advantages of unit size (GRPO's,
         say) start from 10, the default of the algorithm ``DG``
     :param clip: bound on the surprisal inside the gate
-    :return: weight in [0, 1], ``[*]``, of half precision in single, without gradient
+    :return: weight in [0, 1], ``[*]``, float32 for half-precision input, without gradient
     :raises ValueError: if the shapes do not fit, ``clip`` is not positive, or ``temperature`` is negative
     """
     return gate(delight(log_prob, advantage, clip), temperature)
@@ -327,7 +328,7 @@ def importance_weight(
     :param advantage: see the module's note on shapes
     :param behaviour_log_prob: log-probability under the policy that acted
     :param clip: upper bound on the ratio (truncated importance sampling); ``None`` leaves it unbounded, and unbiased
-    :return: weight, ``[*]``, of half precision in single; finite, as an advantage of 0 must stay 0
+    :return: weight, ``[*]``, float32 for half-precision input; finite, as an advantage of 0 must stay 0
     :raises ValueError: if ``clip`` is not positive
     """
     _check_shapes(log_prob, advantage=advantage, behaviour_log_prob=behaviour_log_prob)
@@ -348,8 +349,8 @@ def ppo_clip_weight(log_prob: Tensor, advantage: Tensor, behaviour_log_prob: Ten
     :param advantage: see the module's note on shapes
     :param behaviour_log_prob: log-probability under the policy that acted
     :param clip_range: :math:`\epsilon`; 0, where a schedule ends, stops every row that has moved
-    :return: weight, ``[*]``, of half precision in single; at most 1e8: a failure that the behaviour hardly ever chose
-        has a ratio without bound, and the square of a gradient must not overflow
+    :return: weight, ``[*]``, float32 for half-precision input; at most 1e8: a failure that the behaviour hardly ever
+        chose has a ratio without bound, and the square of a gradient must not overflow
     :raises ValueError: if ``clip_range`` is negative, infinite or NaN
     """
     if not 0 <= clip_range < math.inf:
@@ -371,8 +372,8 @@ def simple_po_weight(
     :param advantage: see the module's note on shapes
     :param behaviour_log_prob: log-probability under the policy that acted
     :param clip_range: :math:`\epsilon`
-    :return: weight, negative once the ratio is past :math:`1 \pm \epsilon` in the advantage's direction, ``[*]``, of
-        half precision in single; by a ratio of at most 1e8, as in :func:`ppo_clip_weight`
+    :return: weight, negative once the ratio is past :math:`1 \pm \epsilon` in the advantage's direction, ``[*]``,
+        float32 for half-precision input; by a ratio of at most 1e8, as in :func:`ppo_clip_weight`
     :raises ValueError: if ``clip_range`` is not positive
     """
     _check_positive("clip_range", clip_range)
@@ -469,7 +470,7 @@ def policy_gradient_loss(
         are averaged (DistributedDataParallel) that of all processes divided by their number. As a scalar tensor it
         is used unchecked: nothing is read back.
     :param mask: 1 for terms that count, shaped like ``log_prob``; the others contribute nothing, whatever they hold
-    :return: scalar, in the precision of ``log_prob``, of half precision in single
+    :return: scalar, in the precision of ``log_prob``, float32 for half-precision input
     :raises ValueError: if the shapes do not fit, or ``batch_size`` is not positive and finite
     :raises TypeError: if what must be a tensor is something else
     """

@@ -80,8 +80,8 @@ class PolicyGradient(OnPolicyAlgorithm):
     :param batch_size: rows of one gradient step; ``None``, or more than there are, is the whole rollout
     :param n_epochs: passes over a rollout. Above 1 the data grows stale between gradient steps, which the plain and the
         delightful weight bear badly or not at all without a ``clip_range``.
-    :param extra_critic_epochs: further passes over a rollout for the critic alone, after those. A better critic makes
-        less noisy advantages; a shared feature extractor, and so the policy, moves with it.
+    :param extra_critic_epochs: further passes over a rollout for the critic alone, after the ``n_epochs``. A better
+        critic makes less noisy advantages; a shared feature extractor, and so the policy, moves with it.
     :param clip_range: PPO's clip on top of the method's weight: times the ratio of the learner's probability to the
         behaviour's, and 0 once that has moved further than this in the advantage's favour. With it a rollout bears
         several epochs of minibatches. A number, a schedule, or ``"lin_x"``; ``None``: neither ratio nor clip.
@@ -92,20 +92,20 @@ class PolicyGradient(OnPolicyAlgorithm):
     :param vf_coef: weight of the value loss, which shares the optimiser and the gradient norm with the policy's
     :param max_grad_norm: the gradient is scaled down to this norm
     :param advantage_scaling: ``"off"``; ``"scale"`` divides by the root mean square, which keeps every sign;
-        ``"standardize"`` also centres, as stable-baselines3's ``normalize_advantage`` does: with ``actors`` that takes
-        off the constant which a lagging critic adds, and which would push the policy off their actions, or onto them.
-        Statistics are those of all rows of the gradient step (for a gate: of the rollout). Where these are equal,
-        ``"scale"`` makes them 1 or -1 (zeros stay 0), and ``"standardize"`` 0 (a single row stays as it is).
+        ``"standardize"`` also centres, as stable-baselines3's ``normalize_advantage`` does: with ``actors`` that
+        removes the constant that a lagging critic adds, which would push the policy away from the actors' actions, or
+        towards them. Statistics are of all rows of the gradient step (for a gate: of the rollout). Equal advantages
+        become 1 or -1 by ``"scale"`` (zeros stay 0), and 0 by ``"standardize"`` (a single row stays as it is).
     :param surprisal_clip: bound on the surprisal inside delight, in nats; ``None`` for none (DG, Algorithm 2: 10).
         It is taken after the baseline. A Gaussian of standard deviation 1 has 1.4 nats per dimension of the action:
         with many dimensions, 17 say, every row is at the bound, and delight is the advantage times 10. Raise it there,
         or take ``surprisal_baseline="mode"``.
     :param surprisal_baseline: ``"none"``: surprisal is -log pi, as the papers have it. For continuous actions that is a
         density's, which depends on the action's units and is below 0, the gate turned round, where standard deviations
-        are under about 0.24 (``log_std_init=-2``, say; watch ``train/surprisal_mean``). ``"mode"`` takes off what the
-        policy's likeliest action has, so that it is never below 0; for Gaussian policies whose standard deviations are
-        ``policy.log_std``, without gSDE. (What is logged of stale actors' rows can be: their log-probability, less the
-        learner's likeliest.)
+        are under about 0.24 (``log_std_init=-2``, say; watch ``train/surprisal_mean``). ``"mode"`` subtracts the
+        surprisal of the policy's likeliest action, so that it is never below 0; for Gaussian policies whose standard
+        deviations are ``policy.log_std``, without gSDE. (With stale actors the logged surprisal can be below 0: it
+        takes the actor's log-probability and the learner's likeliest action.)
     :param use_sde: generalised state-dependent exploration instead of independent noise (continuous actions)
     :param sde_sample_freq: steps between its new noise matrices; -1 draws one per rollout
     :param rollout_buffer_class: default :class:`~sb3_delight.buffers.DeviceRolloutBuffer`, for every observation space
@@ -117,7 +117,8 @@ class PolicyGradient(OnPolicyAlgorithm):
     :param tensorboard_log: directory of the TensorBoard log; ``None`` writes none
     :param policy_kwargs: arguments of the policy. Its optimiser is Adam, fused, unless they or the policy name another.
     :param verbose: 0 nothing, 1 information, 2 debugging
-    :param seed: of every pseudo-random generator; runs with equal seeds are identical on CPU
+    :param seed: of every pseudo-random generator; runs with equal seeds are identical on CPU, but for the order
+        in which actors in processes of their own are finished
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     :param _init_setup_model: whether to build the network at once
     :raises ValueError: for an argument outside its range, or an unsupported space; it names the argument
@@ -134,6 +135,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
         learning_rate: float | str | Schedule = 7e-4,
+        *,
         n_steps: int = 32,
         batch_size: int | None = None,
         n_epochs: int = 1,

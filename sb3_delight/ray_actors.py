@@ -72,8 +72,8 @@ class RayActors:
 
     A process that dies is replaced; the rollout it was making is lost. An environment that raises, or hangs, is
     reported with its traceback and replaced too, up to ``max_restarts`` times; NaN or inf in an observation ends
-    training at once, as without actors. Each of these is a warning of :mod:`logging`, and is counted
-    in ``actors/restarts`` and ``actors/rollouts_lost``.
+    training at once, as without actors. Each replacement is a warning of :mod:`logging`, and is
+    counted in ``actors/restarts`` and ``actors/rollouts_lost``.
 
     :param n_actors: how many
     :param frictions: what goes wrong on the actors: see :mod:`sb3_delight.frictions`

@@ -31,7 +31,7 @@ def gae(
     :param last_dones: 1 where the last step ended its episode, ``[N]``
     :param gamma: discount
     :param gae_lambda: 1 is the Monte-Carlo advantage, 0 the one-step one
-    :return: advantages and returns (advantages + values), both ``[T, N]``; of half precision in single
+    :return: advantages and returns (advantages + values), both ``[T, N]``; float32 for half-precision input
     :raises ValueError: if the shapes do not fit
     """
     deltas, decays = _deltas(rewards, values, episode_starts, last_values, last_dones, gamma, gae_lambda)
