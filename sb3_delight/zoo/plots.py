@@ -265,7 +265,7 @@ def aggregates(scores: dict[str, Array], bootstrap_samples: int = 2000) -> Figur
     points, intervals = _estimate(scores, _iqm, bootstrap_samples)
     labels = {algo: (points[algo][0], *intervals[algo][:, 0]) for algo in scores}
     figure, axis = _bars(labels)
-    axis.set(xlabel="interquartile mean of normalised scores (0: random, 1: a good on-policy agent)")
+    axis.set(xlabel="interquartile mean of normalised scores\n(0: random, 1: a good on-policy agent)")
     return figure
 
 
