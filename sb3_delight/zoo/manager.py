@@ -330,7 +330,7 @@ class ZooManager(ExperimentManager):
 
     def learn(self, model: Any) -> None:
         """Train, and save what there is where Ctrl-C, or an error, ends it."""
-        ZooManager.started = True
+        ZooManager.started, ZooManager.interrupted = True, False
         try:
             with _noted_interrupts():
                 super().learn(model)
