@@ -203,7 +203,7 @@ def _flatten(tensor: Tensor) -> Tensor:
 
 def take(samples: Samples, rows: Tensor | slice | None) -> Samples:
     """The given rows of a rollout or a batch; a slice is uncopied, and so are all of them, for ``None``."""
-    if rows is None:
+    if rows is None or (isinstance(rows, slice) and rows == slice(0, len(samples.actions))):
         return samples
 
     def pick(tensor: Tensor) -> Tensor:

@@ -317,19 +317,8 @@ def check_an_agent_is_continued_as_what_it_is_or_not_at_all() -> None:
     agent.unlink()
     (checkpoint,) = Path("whole/dg/CartPole-v1_1").glob("rl_model_1*_steps.zip")
     zoo(*run, "-i", str(checkpoint))
-    zoo(
-        "enjoy",
-        "--env",
-        "CartPole-v1",
-        "-f",
-        "whole",
-        "--exp-id",
-        "1",
-        "--load-last-checkpoint",
-        "--no-render",
-        "-n",
-        "9",
-    )
+    watch = ("enjoy", "--env", "CartPole-v1", "-f", "whole", "--no-render", "-n", "9")
+    zoo(*watch, "--exp-id", "1", "--load-last-checkpoint")
     statistics.unlink()
     with pytest.raises(SystemExit, match="normalize must be False with -i: there are no VecNormalize statistics"):
         zoo(*run, "-i", str(checkpoint))

@@ -30,11 +30,17 @@ def storage_of(given: str | None, log_folder: str, study_name: str) -> str:
     return str(journal)
 
 
+def _file_of(storage: str) -> Path | None:
+    """That a journal or an SQLite database is; ``None`` of a database elsewhere."""
+    is_file = storage.endswith(".log") or storage.startswith("sqlite:///")
+    return Path(storage.removeprefix("sqlite:///").partition("?")[0]) if is_file else None
+
+
 def open_study(storage: str, study_name: str) -> optuna.Study:
     """:raises ValueError: if there is no such study"""
     missing = ValueError(f"there is no study {study_name!r} in {storage}")
-    is_file = storage.endswith(".log") or storage.startswith("sqlite:///")
-    if is_file and not Path(storage.removeprefix("sqlite:///").partition("?")[0]).is_file():
+    file = _file_of(storage)
+    if file and not file.is_file():
         raise missing  # opening it would make it
     backend: Any = JournalStorage(JournalFileBackend(storage)) if storage.endswith(".log") else storage
     try:
@@ -45,8 +51,9 @@ def open_study(storage: str, study_name: str) -> optuna.Study:
 
 def create_tables(url: str) -> None:
     """Of a database: where several workers open a new one at once all create its tables, and all but one fail."""
-    if url.startswith("sqlite:///"):
-        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    file = _file_of(url)
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(5):
         with contextlib.suppress(DatabaseError):
             optuna.storages.RDBStorage(url)
