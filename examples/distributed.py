@@ -23,7 +23,7 @@ def main() -> None:
     actors = RayActors(2)  # RayActors(64, address="auto") on a cluster
     model = DG("MlpPolicy", env, learning_rate=2e-3, actors=actors, seed=0, device="cpu")
     model.learn(timesteps, progress_bar=True)
-    mean, std = evaluate_policy(model, make_vec_env("CartPole-v1", seed=1), n_eval_episodes=10)
+    mean, std = evaluate_policy(model, make_vec_env("CartPole-v1", seed=1000), n_eval_episodes=10)
     print(f"DG on CartPole-v1 with two actors, {timesteps} steps: return {mean:.0f} +- {std:.0f}")
 
 

@@ -93,7 +93,7 @@ def draw_learning_curve(path: Path, title: str, episodes: EpisodeReturns, refere
         axes.plot([steps[bins == each].mean() for each in used], means, linewidth=2, label="mean")
     for (name, value), style in zip(references.items(), ("-", "--", ":"), strict=True):
         axes.axhline(value, color="black", linewidth=1, linestyle=style, label=f"{name}: {value:.0f}")
-    axes.set(xlabel="environment steps", ylabel="return", title=title)
+    axes.set(xlabel="environment steps", ylabel="return", title=title, xlim=(0, None))
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=150)
 

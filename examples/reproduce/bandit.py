@@ -46,7 +46,7 @@ NOISES = (0.0, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0)
 METHODS = ("pg", "dg", "kondo")
 NAMES = {
     "pg": ("policy gradient", plotting.COLOURS["pg"], "-"),
-    "scaled_po": ("Scaled PO", plotting.COLOURS["pmpo"], "-"),
+    "scaled_po": ("Scaled PO", plotting.COLOURS["scaled_po"], "-"),
     "dg_10": ("DG, temperature 10", plotting.COLOURS["dg"], "-"),
     "dg": ("DG, temperature 1", plotting.COLOURS["dg"], "--"),
     "kondo": ("Kondo, price 0", plotting.COLOURS["kondo"], "-"),

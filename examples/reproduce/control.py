@@ -266,7 +266,7 @@ def curves(runs: Runs) -> Figure:
         print(f"    {name:45} {records.in_words(late[config], iqm):40} {chances.get(config.method, '')}".rstrip())
         _, colour, line = LABELS[config.method]
         steps, values = runs.get(config, "deterministic")
-        seconds = runs.get(config, "training_seconds")[1].mean(axis=0)
+        seconds = np.median(runs.get(config, "training_seconds")[1], axis=0)  # some seeds had a slower machine
         for axes, x in zip(panels, (steps / 1e6, seconds), strict=False):
             # Bands of 19 arms would hide each other.
             plotting.band(axes, x, values, name, iqm, shaded=line == "-", color=colour, linestyle=line)

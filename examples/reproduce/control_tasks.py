@@ -65,7 +65,7 @@ LABELS = {
     "pg_entropy": ("policy gradient, entropy bonus", plotting.COLOURS["pg"], "--"),
     "pg_more_entropy": ("policy gradient, entropy bonus .05", plotting.COLOURS["pg"], ":"),
     "pg_clip": ("policy gradient, 4 passes", plotting.COLOURS["pg"], "-."),
-    "scaled_po": ("Scaled PO", plotting.COLOURS["half_pg"], "-"),
+    "scaled_po": ("Scaled PO", plotting.COLOURS["scaled_po"], "-"),
     "dg": ("DG", plotting.COLOURS["dg"], "-"),
     "dg_warm": ("DG, temperature 50", plotting.COLOURS["dg"], "-."),
     "dg_entropy": ("DG, entropy bonus", plotting.COLOURS["dg"], "--"),

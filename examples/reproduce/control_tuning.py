@@ -117,6 +117,8 @@ SETTINGS: dict[str, Callable[[dict[str, Any]], bool]] = {
 def draw(runs: Runs) -> Figure:
     """Method against method, trial by trial; a setting's values; the best of a number of trials."""
     found = {method: screening(runs, method) for method in OWN}
+    done = ~np.isnan(sum(found.values()))  # trials that all have
+    found = {method: np.where(done, values, math.nan) for method, values in found.items()}
     figure, (pairs, settings, best) = plotting.panels(3, width=5.2, height=4.8)
     draw_pairs(pairs, found)
     draw_settings(settings, found)
@@ -152,8 +154,7 @@ def draw_settings(axes: Axes, found: dict[str, Array]) -> None:
         places = [i + shift for i in range(len(SETTINGS))]
         plotting.intervals(axes, places, samples, LABELS[method][0], markersize=4, color=LABELS[method][1])
     plotting.line_each(axes, list(SETTINGS))
-    axes.set(xlabel="normalised return", title="mean of the trials")
-    plotting.legend(axes)
+    axes.set(xlabel="normalised return", title="mean of the trials (colours as on the right)")
 
 
 def expected_best(values: Array) -> Array:

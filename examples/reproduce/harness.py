@@ -114,9 +114,9 @@ def compute(experiment: Experiment, configs: list[Any], seeds: range, workers: i
         jobs += [(experiment.run, config, missing[i : i + size]) for i in range(0, len(missing), size)]
     if not jobs:
         return
-    count, known = sum(len(batch) for _, _, batch in jobs), recorded.seconds()
-    estimate = f", about {np.mean(known) * count / 60:.0f} minutes of a core" if known else ""
-    print(f"{count} runs that {path.name} lacks{estimate} (--plot-only draws what it holds)")
+    missing_runs, known = sum(len(batch) for _, _, batch in jobs), recorded.seconds()
+    estimate = f", about {np.mean(known) * missing_runs / 60:.0f} minutes of a core" if known else ""
+    print(f"{missing_runs} runs that {path.name} lacks{estimate} (--plot-only draws what it holds)")
     total = sum(max(1, config.updates) * len(batch) for _, config, batch in jobs)
     context = multiprocessing.get_context("spawn")
     with tqdm(total=total, unit=" updates", unit_scale=True, smoothing=0, desc=experiment.name) as bar:

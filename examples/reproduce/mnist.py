@@ -34,7 +34,7 @@ from sb3_delight.envs.digits import load_digits_split
 @dataclasses.dataclass(frozen=True)
 class Config:
     data: str = "digits"
-    method: str = "pg"  # pg | dg | kondo | iw | ppo | scaled | cross_entropy (the oracle that sees labels)
+    method: str = "pg"  # pg | dg | kondo | iw | ppo | cross_entropy (the oracle that sees labels)
     temperature: float = 1.0  # of the gate; 1 in every experiment of the papers; inf: half the policy gradient
     baseline: str = "expected"  # sum_a pi(a)^2, the reward to expect if confidence were right; or zero, half
     samples: int = 1  # actions per image; 0: their exact expectation, the floor that more samples approach
@@ -179,8 +179,6 @@ def method_weight(config: Config, log_prob: Tensor, advantage: Tensor, behaviour
         return objectives.importance_weight(log_prob, advantage, behaviour)
     if config.method == "ppo":
         return objectives.ppo_clip_weight(log_prob, advantage, behaviour)
-    if config.method == "scaled":
-        return objectives.scaled_weight(log_prob, advantage)
     delight = objectives.delight(log_prob, advantage)
     return objectives.gate(blurred(config, delight, noise.unsqueeze(-1)), config.temperature)
 
@@ -325,25 +323,21 @@ def alignment(
 
 # --- figures --------------------------------------------------------------------------------------------------------
 
-NAMES = {
-    "cross_entropy": "cross-entropy (sees labels)",
-    "pg": "policy gradient",
-    "dg": "DG",
-    "kondo": "Kondo",
-    "iw": "importance-weighted PG",
-    "ppo": "PPO clip",
-}
+
+def name(config: Config) -> str:
+    """In ``plotting``."""
+    if math.isinf(config.temperature):
+        return "half_pg"
+    return "oracle" if config.method == "cross_entropy" else config.method
 
 
 def words(config: Config) -> str:
-    if config.method == "kondo":
-        return f"Kondo, {config.gate_rate:.0%} of rows" if config.gate_rate else "Kondo, price 0"
-    return "half the policy gradient" if math.isinf(config.temperature) else NAMES[config.method]
+    gate = f"{100 * config.gate_rate:g} % of rows" if config.gate_rate else "price 0"
+    return plotting.NAMES[name(config)] + f", {gate}" * (config.method == "kondo")
 
 
 def colour(config: Config) -> str:
-    method = {"cross_entropy": "oracle"}.get(config.method, config.method)
-    return plotting.COLOURS["half_pg" if math.isinf(config.temperature) else method]
+    return plotting.COLOURS[name(config)]
 
 
 def error_axes(figure: Figure, data: str, legends: bool = True) -> Figure:
@@ -360,7 +354,7 @@ def error_axes(figure: Figure, data: str, legends: bool = True) -> Figure:
 
 def curves(runs: Runs, groups: list[tuple[str, list[Config], list[str], list[Any]]]) -> Figure:
     """Test error over updates, one panel per group of (title, configs, labels, colours)."""
-    figure, axes = plotting.panels(len(groups))
+    figure, axes = plotting.panels(len(groups), sharey=len({bool(c) for _, c, _, _ in groups}) == 1)
     for panel, (title, configs, labels, colours) in zip(axes, groups, strict=True):
         for config, label, tint in zip(configs, labels, colours, strict=True):
             plotting.draw(panel, runs, config, "test_error", label, color=tint)
@@ -402,7 +396,7 @@ def baselines(runs: Runs) -> Figure:
 
 def priority(runs: Runs) -> Figure:
     tints = dict(zip(PRIORITIES, ("#c44e52", "#4c72b0", "#64b5cd", "#55a868", "#8172b3", "#333333"), strict=True))
-    title = f"Kondo at {runs.configs[0].gate_rate:.0%}, rows chosen by"
+    title = f"{words(runs.configs[0])} chosen by"
     labels = [config.priority.replace("abs_advantage", "|advantage|") for config in runs.configs]
     return curves(runs, [(title, runs.configs, labels, [tints[config.priority] for config in runs.configs])])
 
@@ -414,14 +408,18 @@ def rates(runs: Runs) -> Figure:
     costs = figure.axes[1]
     costs.clear()
     c = np.linspace(0, 10, 21)
-    reference = runs.last(runs.configs[0], "reached")
+    done = [config for config in runs.configs if runs.seeds(config)]
+    seeds = set.intersection(*(runs.seeds(config) for config in done))  # one reference for all: medians move with seeds
+    reached, spent = (
+        {config: np.array([runs.last_by_seed(config, metric)[seed] for seed in seeds]) for config in done}
+        for metric in ("reached", "backward")
+    )
+    reference = reached.get(runs.configs[0], np.zeros(0))
     for config, tint in zip(runs.configs[1:], order[1:], strict=True):
-        reached, spent = runs.last(config, "reached"), runs.last(config, "backward")
-        if arrived(reference) and arrived(reached):
-            few = min(len(reference), len(reached))  # the same seeds for both
-            fewer_updates = np.median(reference[:few]) / np.median(reached[:few])
-            costs.plot(c, fewer_updates * (1 + c) / (1 + spent.mean() * c), color=tint, label=words(config))
-    costs.plot(c, 1.34 * (1 + c) / (1 + 0.03 * c), ":", color="black", label="reported for MNIST, 3%")
+        if arrived(reference) and config in reached and arrived(reached[config]):
+            fewer_updates = np.median(reference) / np.median(reached[config])
+            costs.plot(c, fewer_updates * (1 + c) / (1 + spent[config].mean() * c), color=tint, label=words(config))
+    costs.plot(c, 1.34 * (1 + c) / (1 + 0.03 * c), ":", color="black", label="reported for MNIST, 3 %")
     costs.set(xlabel="cost of a backward pass, in forward passes", ylabel="speed-up over PG to 5 % error")
     plotting.legend(costs)
     return figure
@@ -468,7 +466,12 @@ def alignment_figure(runs: Runs) -> Figure:
     for panel, oracle, title in zip(axes, ("pg", "ce"), ("policy gradient", "cross-entropy gradient"), strict=True):
         for method in ("pg", "dg", "kondo"):
             plotting.draw(
-                panel, runs, runs.configs[0], f"cos_{method}_{oracle}", NAMES[method], color=plotting.COLOURS[method]
+                panel,
+                runs,
+                runs.configs[0],
+                f"cos_{method}_{oracle}",
+                plotting.NAMES[method],
+                color=plotting.COLOURS[method],
             )
         panel.set(
             xscale="log", xlabel="update (of DG)", ylabel="cosine of a batch's gradient", title=f"to the exact {title}"

@@ -12,14 +12,29 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from records import Array, Runs, Statistic, interval
 
+#: of methods: the same in every figure
+NAMES = {
+    "pg": "policy gradient",
+    "half_pg": "half the policy gradient",
+    "dg": "DG",
+    "kondo": "Kondo",
+    "ppo": "PPO's clip",
+    "iw": "importance weights",
+    "pmpo": "PMPO",
+    "scaled_po": "Scaled PO",
+    "asympo": "ASymPO",
+    "oracle": "cross-entropy (sees labels)",
+}
 COLOURS = {
     "pg": "#4c72b0",
+    "half_pg": "#64b5cd",
     "dg": "#c44e52",
     "kondo": "#dd8452",
     "ppo": "#8172b3",
     "iw": "#937860",
     "pmpo": "#55a868",
-    "half_pg": "#64b5cd",
+    "scaled_po": "#d16ba5",
+    "asympo": "#333333",
     "oracle": "#333333",
     "sampled": "#2a7f7f",  # actions that are; no methods
     "deterministic": "#b8860b",
@@ -43,8 +58,10 @@ def shades(count: int) -> list[Any]:
     return [matplotlib.colormaps["viridis"](x) for x in np.linspace(0, 0.88, count)]
 
 
-def panels(count: int = 1, width: float = 5.2, height: float = 3.7) -> tuple[Figure, list[Axes]]:
-    figure, axes = plt.subplots(1, count, figsize=(width * count, height), squeeze=False, layout="constrained")
+def panels(count: int = 1, width: float = 5.2, height: float = 3.7, **options: Any) -> tuple[Figure, list[Axes]]:
+    figure, axes = plt.subplots(
+        1, count, figsize=(width * count, height), squeeze=False, layout="constrained", **options
+    )
     return figure, list(axes[0])
 
 

@@ -200,7 +200,7 @@ LABELS = {
     "pg": ("policy gradient", plotting.COLOURS["pg"], "-"),
     "iw": ("importance weights", plotting.COLOURS["iw"], "-"),
     "ppo": ("PPO's clip", plotting.COLOURS["ppo"], "-"),
-    "scaled_po": ("Scaled PO", plotting.COLOURS["pmpo"], "-"),
+    "scaled_po": ("Scaled PO", plotting.COLOURS["scaled_po"], "-"),
     "dg": ("DG", plotting.COLOURS["dg"], "-"),
     "dg_1": ("DG, temperature 1", plotting.COLOURS["dg"], "--"),
     "kondo_rate": ("Kondo, rate .3", plotting.COLOURS["kondo"], "-"),
@@ -270,12 +270,14 @@ def draw_bug(runs: Runs) -> Figure:
         if method == "dg":
             mean, noise, surprisal = (runs.get(config, f"bug_{x}")[1] for x in ("advantage", "noise", "surprisal"))
             estimate = mean / 2 + (mean**2 + noise**2) * surprisal / (4 * METHODS["dg"][1]["temperature"])
-            right.plot(steps, (estimate / weight).mean(axis=0), color=colour, linestyle=":")
+            right.plot(steps, (estimate / weight).mean(axis=0), color=colour, linestyle=":", label="DG, first order")
+    right.set_xlim(left=runs.configs[0].updates / 2)  # before that some seeds have no such action
+    right.set_ylim(-0.6, 1)
     right.axhline(0, color="black", linewidth=0.8)
     left.set(title="CartPole-v1, 30 % of the actions push left", ylabel="return", xlabel="environment steps")
     right.set(title="bug's actions with less than even odds", xlabel="environment steps")
     right.set(ylabel="mean weight x advantage / mean weight")
-    plotting.legend_below(figure, left, 3)
+    plotting.legend_below(figure, right, 4)
     return figure
 
 

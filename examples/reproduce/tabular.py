@@ -107,9 +107,8 @@ def label(config: Config) -> tuple[str, str]:
     if config.method == "dg":
         shade = {0.25: "#f2c6c7", 0.5: "#e08e90", 1: plotting.COLOURS["dg"], 2: "#7d1f22"}[config.temperature]
         return f"DG, temperature {config.temperature:g}", shade
-    return {"pg": ("policy gradient", plotting.COLOURS["pg"]), "cross_entropy": ("cross-entropy", "black")}[
-        config.method
-    ]
+    name = {"cross_entropy": "oracle"}.get(config.method, config.method)
+    return plotting.NAMES[name], plotting.COLOURS[name]
 
 
 def both(runs: Runs) -> Figure:

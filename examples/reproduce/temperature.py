@@ -12,7 +12,6 @@ from typing import Any
 import harness
 import numpy as np
 import plotting
-import torch
 import training
 from matplotlib.figure import Figure
 from records import Row, Runs
@@ -27,7 +26,6 @@ class Config:
 
     env: str = "CartPole-v1"
     temperature: float | None = 10.0
-    normalize_delight: bool = False
     normalize_env: bool = False  # VecNormalize: MuJoCo only
     updates: int = 100_000  # environment steps
     n_envs: int = 8
@@ -44,10 +42,7 @@ TASKS = (
     Config("Hopper-v5", updates=200_000, normalize_env=True),
 )
 SWEEP = {
-    "default": [
-        *(replace(task, temperature=temperature) for temperature in TEMPERATURES for task in TASKS),
-        *(replace(task, temperature=4.0, normalize_delight=True) for task in TASKS),
-    ],
+    "default": [replace(task, temperature=temperature) for temperature in TEMPERATURES for task in TASKS],
     "centred": [
         replace(task, temperature=temperature, advantage_scaling="standardize")
         for temperature in TEMPERATURES
@@ -61,17 +56,12 @@ def make_model(config: Config, env: VecEnv, seed: int) -> PolicyGradient:
     common |= {"advantage_scaling": config.advantage_scaling, "device": "cpu"}
     if config.temperature is None:
         return PolicyGradient("MlpPolicy", env, **common)
-    gate: dict[str, Any] = {"temperature": config.temperature, "normalize_delight": config.normalize_delight}
-    return DG("MlpPolicy", env, **gate, **common)
-
-
-def surprisal(model: PolicyGradient) -> Row:
-    return {"surprisal": -torch.as_tensor(model.rollout_buffer.log_probs).mean().item()}
+    return DG("MlpPolicy", env, temperature=config.temperature, **common)
 
 
 def run(config: Config, seeds: list[int]) -> list[Row]:
     """Return of the last 30 training episodes (sampled actions) and of 10 evaluation episodes (deterministic ones)."""
-    return training.run(make_model, config, seeds, evaluations=1, evaluation_envs=1, measure=surprisal)
+    return training.run(make_model, config, seeds, evaluations=1, evaluation_envs=1)
 
 
 def by_temperature(runs: Runs) -> Figure:
@@ -81,7 +71,7 @@ def by_temperature(runs: Runs) -> Figure:
         mine = [c for c in runs.configs if c.env == task.env and len(runs.last(c, "sampled"))]
         for metric in ("sampled", "deterministic"):
             colour = plotting.COLOURS[metric]
-            dg = [c for c in mine if c.temperature is not None and not c.normalize_delight]
+            dg = [c for c in mine if c.temperature is not None]
             if not dg:
                 continue
             samples = [runs.last(c, metric) for c in dg]
@@ -99,7 +89,7 @@ EXPERIMENT = harness.Experiment(
     sweep=SWEEP,
     run=run,
     figures={"default": by_temperature, "centred": by_temperature},
-    metrics=("sampled", "deterministic", "surprisal", "stable-baselines3", "gymnasium", "mujoco"),
+    metrics=("sampled", "deterministic", "stable-baselines3", "gymnasium", "mujoco"),
     seeds=3,
     seeds_per_job=1,
     smoke={"updates": 600},

@@ -29,7 +29,7 @@ from sb3_delight.envs import token_reversal as task
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    method: str = "pg"  # pg | dg | kondo (whole episodes) | kondo_token | iw | ppo | pmpo | scaled | asympo
+    method: str = "pg"  # pg | dg | kondo (whole episodes) | kondo_token | iw | ppo | pmpo | scaled_po | asympo
     temperature: float = 1.0  # of DG's gate; 1 in every experiment of the papers; inf: half the policy gradient
     entropy_bonus: float = 0.0  # control, see mnist.py
     gate_rate: float = 0.03  # kondo: share of episodes (or tokens) that is paid for
@@ -79,7 +79,7 @@ FRICTIONS: dict[str, Any] = {
 BONUS = Config(entropy_bonus=0.01)  # the best one of the figure `entropy`
 MAIN = [  # under frictions learning takes longer
     dataclasses.replace(arm, updates=2000)
-    for arm in (Config(), BONUS, Config(method="pmpo"), Config(method="ppo"), Config(method="scaled"), KONDO, DG)
+    for arm in (Config(), BONUS, Config(method="pmpo"), Config(method="ppo"), Config(method="scaled_po"), KONDO, DG)
 ]
 FRESH = (Config(), BONUS, Config(method="pmpo"), DG)  # without old actors every ratio is 1, and PPO the policy gradient
 
@@ -123,7 +123,7 @@ SWEEP: dict[str, list[Config]] = {
     "asynchronous": [
         WarmConfig(method=m, learning_rate=rate)
         for rate in (1e-3, 3e-3)
-        for m in ("pg", "iw", "ppo", "scaled", "asympo", "dg", "kondo")
+        for m in ("pg", "iw", "ppo", "scaled_po", "asympo", "dg", "kondo")
     ],
 }
 
@@ -310,7 +310,7 @@ def loss_of(
         weight = objectives.importance_weight(log_prob, advantage, actor_log_prob)
     elif config.method == "ppo":
         weight = objectives.ppo_clip_weight(log_prob, advantage, actor_log_prob)
-    elif config.method == "scaled":
+    elif config.method == "scaled_po":
         weight = objectives.scaled_weight(log_prob, advantage)
     elif config.method == "asympo":
         weight, size = objectives.asympo_weight(log_prob, advantage), batch_size
@@ -398,23 +398,13 @@ def run(config: Config, seeds: list[int]) -> list[Row]:
 
 # --- figures --------------------------------------------------------------------------------------------------------
 
-NAMES = {
-    "pg": "policy gradient",
-    "iw": "importance-weighted PG",
-    "ppo": "PPO clip",
-    "pmpo": "PMPO",
-    "dg": "DG",
-    "kondo": "Kondo, 3 % of episodes",
-    "kondo_token": "Kondo, 3 % of tokens",
-    "scaled": "Scaled PO",
-    "asympo": "ASymPO",
-}
-COLOURS = plotting.COLOURS | {"kondo_token": "#e8b98a", "scaled": "#64b5cd", "asympo": "#333333", "bonus": "#8c8c8c"}
+NAMES = plotting.NAMES | {"kondo": "Kondo, 3 % of episodes", "kondo_token": "Kondo, 3 % of tokens"}
+COLOURS = plotting.COLOURS | {"kondo_token": "#e8b98a", "bonus": "#8c8c8c"}
 
 
 def words(config: Config) -> str:
     bonus = f", entropy bonus {config.entropy_bonus:g}" if config.entropy_bonus else ""
-    return "half the policy gradient" if math.isinf(config.temperature) else NAMES[config.method] + bonus
+    return NAMES["half_pg" if math.isinf(config.temperature) else config.method] + bonus
 
 
 def colour(config: Config) -> str:
@@ -430,7 +420,7 @@ def curves(runs: Runs, groups: dict[str, list[Config]], label: Callable[[Config]
         if len(set(tints)) < len(tints):
             tints = plotting.shades(len(configs))
         for config, tint in zip(configs, tints, strict=True):
-            dashes = {"ppo": (0, (2, 2)), "iw": (0, (5, 5))}.get(config.method, "-")  # at zero delay they lie on PG
+            dashes = {"ppo": (0, (2, 2)), "iw": (0, (5, 5))}.get(config.method, "-")  # they often lie on PG
             plotting.draw(panel, runs, config, "error", label(config), color=tint, linestyle=dashes)
         panel.set(title=title, xlabel="update")
         scale_errors(panel)
@@ -493,9 +483,12 @@ def friction_levels(runs: Runs) -> Figure:
     return curves(runs, grouped(runs.configs, lambda c: f"actor up to {c.delay} updates old, bug {c.actor_bug:.0%}"))
 
 
+REWARDS = {"bag": "reward: share of right tokens", "sequential": "reward: length of the right prefix"}
+
+
 def variants(runs: Runs) -> Figure:
     """Final error by target, one panel per reward."""
-    groups = grouped(runs.configs, lambda c: f"{c.reward} reward")
+    groups = grouped(runs.configs, lambda c: REWARDS[c.reward])
     figure, axes = plotting.panels(len(groups))
     for panel, (title, configs) in zip(axes, groups.items(), strict=True):
         targets = list(dict.fromkeys(config.target for config in configs))
@@ -528,15 +521,17 @@ def scaling(runs: Runs) -> Figure:
     by_field = {
         "horizon": [config for config in fresh if config.symbols == DG.symbols],
         "symbols": [config for config in fresh if config.horizon == DG.horizon],
-        "horizon, all four frictions": [config for config in runs.configs if config.delay],
+        "horizon, four frictions": [config for config in runs.configs if config.delay],
     }
     for panel, (label, configs) in zip(axes, by_field.items(), strict=True):
         field = label.split(",")[0]
+        for config in configs[:1]:
+            panel.set_title(f"{frictions_of(config)}, {config.updates} updates")
         for name, chosen in grouped(configs, words).items():
             x, errors = [getattr(c, field) for c in chosen], [runs.last(c, "error") for c in chosen]
             plotting.points(panel, x, errors, name, color=colour(chosen[0]))
         panel.axhline(0.05, color="black", linewidth=0.6, linestyle=":")
-        panel.set_xlabel(label)
+        panel.set_xlabel(field)
         panel.set_xticks(sorted({getattr(config, field) for config in configs}))
         show_final_errors(panel)
     label_lines(figure, axes)
