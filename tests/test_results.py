@@ -1,0 +1,104 @@
+"""What the READMEs' tables say is what the committed rows hold."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "reproduce"))
+
+import control
+import records
+import stale_actors
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "examples" / "reproduce" / "results"
+FAULTS = ("none", *stale_actors.FRICTIONS)
+#: a table of examples/README.md begins so -> its task in stale_actors.py
+STALE = {
+    "**Acrobot**, by the age": "acrobot",
+    "**CartPole at a learning rate of .004**": "cartpole_fast",
+    "**CartPole at .001**": "cartpole",
+    "**Acrobot with centred advantages**": "acrobot_centred",
+    "**Acrobot, faults**": "acrobot",
+    "**Acrobot, faults, centred": "acrobot_centred",
+    "**CartPole, faults**": "cartpole",
+    "**HalfCheetah**, 200k": "halfcheetah",
+    "The same with centred advantages (`--figure halfcheetah_centred`": "halfcheetah_centred",
+    "**HalfCheetah, faults**": "halfcheetah",
+}
+GATES = ("kondo_soft", "random_5", "kondo_price", "kondo_3", "random_3", "kondo_1", "random_1")
+#: a table of README.md -> its tasks, and the methods of its lines
+CONTROL = {
+    "| 1M steps": (
+        ("HalfCheetah-v5", "Hopper-v5"),
+        ("ppo", "trpo", "a2c", "dg", "dg_entropy", "dg_warm", "pg", "pg_entropy", *GATES, "pg_once", "dg_once"),
+    ),
+    "| MinAtar, 2M steps": (
+        ("Breakout-v1", "Asterix-v1"),
+        (
+            *("ppo", "trpo", "a2c", "dg", "dg_entropy", "dg_warm", "dg_cool"),
+            *("pg", "pg_entropy", "pg_more_entropy", "dg_clip", "pg_clip", *GATES),
+        ),
+    ),
+}
+
+
+def table(text: str, start: str, heads: tuple[str, ...]) -> list[list[str]]:
+    """The cells, headings first, of the first table after the start whose first line begins with one of the heads."""
+    lines = text[text.index(start) :].splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith(heads))
+    last = next(i for i, line in enumerate(lines) if i > first and not line.startswith("|"))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[first:last]]
+
+
+def in_brackets(values: Any, digits: int, statistic: Callable[..., Any] = np.mean) -> str:
+    """``5034 [3818, 5875]``; ``-500`` where all seeds are alike. No number is ``-0``."""
+    middle, low, high = (
+        f"{round(float(value), digits) + 0.0:.{digits}f}" for value in records.interval(values, statistic)
+    )
+    return middle if low == high else f"{middle} [{low}, {high}]"
+
+
+@pytest.mark.parametrize(("start", "task"), STALE.items())
+def test_stale_and_faulty_actors(start: str, task: str) -> None:
+    text = (ROOT / "examples" / "README.md").read_text()
+    (_, *heads), _, *lines = table(text, start, ("| age", "| fault | none"))
+    runs = records.Runs(RESULTS / "stale_actors.csv", stale_actors.SWEEP[task])
+    methods = {name: method for method, (name, _, _) in stale_actors.LABELS.items()}
+    assert [name for name, *_ in lines] == list(methods)
+    for name, *cells in lines:
+        for head, cell in zip(heads, cells, strict=True):
+            troubled = head in FAULTS
+            find = stale_actors.troubled if troubled else stale_actors.arm
+            config = find(stale_actors.TASKS[task], methods[name], head if troubled else int(head))  # type: ignore
+            assert cell == in_brackets(runs.late(config, "deterministic"), 0), (name, head)
+
+
+@pytest.mark.parametrize("start", CONTROL)
+def test_control(start: str) -> None:
+    tasks, methods = CONTROL[start]
+    _, _, *lines = table((ROOT / "README.md").read_text(), start, (start,))
+    assert len(lines) == len(methods)
+    width, digits = 3, 0 if start == "| 1M steps" else 1
+    for place, task in enumerate(tasks):
+        configs = {config.method: config for config in control.SWEEP[task]}
+        runs = records.Runs(RESULTS / "control.csv", list(configs.values()))
+        late = {method: runs.late(config, "deterministic") for method, config in configs.items()}
+        late = {method: scores for method, scores in late.items() if scores.size}
+        chances = control.improvements({method: scores[:, None] for method, scores in late.items()})
+        for method, (_, *cells) in zip(methods, lines, strict=True):
+            score, chance, other = cells[width * place :][:width]
+            if method not in late:
+                assert (score, chance, other) == ("not run", "", ""), (task, method)
+                continue
+            assert score == in_brackets(late[method], digits, control.iqm), (task, method)
+            numbers = chances.get(method, "").replace("0.00", "0").replace("1.00", "1").replace("0.", ".")
+            assert chance.split(" (")[0] == numbers, (task, method)
+            if digits:
+                assert other == in_brackets(runs.late(configs[method], "sampled"), 1, control.iqm), (task, method)
+            else:
+                assert other == f"{runs.last(configs[method], 'training_seconds').mean():.0f}", (task, method)
