@@ -18,8 +18,15 @@ if util.find_spec("gymnasium"):
     from sb3_delight import envs as envs  # registers their Gymnasium ids
 
 
-def __getattr__(name: str) -> Any:
-    """The algorithms, once they are asked for: `objectives` and `returns` need nothing but torch."""
-    if name not in HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)
+if not TYPE_CHECKING:  # for which it would be an attribute of any name, misspelt ones too
+
+    def __getattr__(name: str) -> Any:
+        """The algorithms, once they are asked for: `objectives` and `returns` need nothing but torch."""
+        if name not in HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The algorithms too, though not imported yet: for completion and ``help()``."""
+    return sorted({*globals(), *__all__})

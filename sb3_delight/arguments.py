@@ -9,7 +9,17 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
-__all__ = ["SUPPORTED_SPACES", "as_schedule", "check_spaces", "count", "is_whole", "number", "require"]
+__all__ = [
+    "SUPPORTED_SPACES",
+    "as_schedule",
+    "check_spaces",
+    "count",
+    "install",
+    "is_flag",
+    "is_whole",
+    "number",
+    "require",
+]
 
 SUPPORTED_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
@@ -28,6 +38,16 @@ def number(value: Any) -> float:
 def is_whole(value: Any, least: int = 1) -> bool:
     """Whether the value is a whole number, ``least`` or more."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
+
+
+def is_flag(value: Any) -> bool:
+    """Whether the value is true or false, and no text: "off" would be true."""
+    return isinstance(value, bool | np.bool_)
+
+
+def install(extra: str) -> str:
+    """The command that gets what an extra of this package needs."""
+    return f'pip install -c constraints.txt -e ".[{extra}]", from the root of a clone of sb3_delight'
 
 
 def count(flag: str) -> int:

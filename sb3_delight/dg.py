@@ -7,7 +7,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from sb3_delight import objectives
-from sb3_delight.arguments import as_schedule, require
+from sb3_delight.arguments import as_schedule, is_flag, require
 from sb3_delight.buffers import Samples
 from sb3_delight.keywords import ArgumentsButAdvantageScaling
 from sb3_delight.policy_gradient import PolicyGradient
@@ -55,6 +55,7 @@ class DG(PolicyGradient):
 
     def _resolve_arguments(self) -> None:
         super()._resolve_arguments()
+        require(is_flag(self.normalize_delight), "normalize_delight", self.normalize_delight, "True or False")
         self.temperature = as_schedule("temperature", self.temperature)
         start = self.temperature(1.0)
         require(start >= 0, "temperature", start, "positive, 0 (hard gate) or inf (half the policy gradient)")

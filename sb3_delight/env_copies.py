@@ -131,6 +131,7 @@ class EnvCopy:
         if isinstance(self.source, tuple):
             return DummyVecEnv([partial(self._monitored, spec) for spec in self.source])
         first = self.source()
+        require(isinstance(first, gym.Env | VecEnv), "what env_fn makes", first, "an Env or a VecEnv")
         if isinstance(first, VecEnv):
             bare = not is_vecenv_wrapped(first, VecMonitor) and _has_monitors(first) is False
             return VecMonitor(first, info_keywords=self.info_keywords) if bare else first

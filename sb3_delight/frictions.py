@@ -232,6 +232,8 @@ def as_frictions(frictions: Friction | Sequence[Friction]) -> tuple[Friction, ..
 
 def _is_in(space: spaces.Space[Any], action: np.ndarray) -> bool:
     """In the space's own type; no fraction is a whole number."""
+    if action.dtype.kind not in "biuf":
+        return False
     typed = action.astype(space.dtype)
     return bool(space.contains(typed) and (isinstance(space, spaces.Box) or (typed == action).all()))
 

@@ -9,7 +9,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from sb3_delight import objectives
-from sb3_delight.arguments import as_schedule, number, require
+from sb3_delight.arguments import as_schedule, is_flag, number, require
 from sb3_delight.buffers import Samples
 from sb3_delight.forward import evaluate_log_prob
 from sb3_delight.keywords import ArgumentsButAdvantageScaling
@@ -101,6 +101,7 @@ class KondoDG(PolicyGradient):
         foreign = self.screen == "stored" and self.surprisal_baseline == "mode" and self.actors is not None
         allowed = "'recompute' with actors and surprisal_baseline='mode': the baseline is the learner's"
         require(not foreign, "screen", self.screen, allowed)
+        require(is_flag(self.normalize_delight), "normalize_delight", self.normalize_delight, "True or False")
         self.temperature = as_schedule("temperature", self.temperature)
         self._check_temperature(self.temperature(1.0))
 

@@ -14,6 +14,7 @@ grammar has made impossible (``-inf``), as 0 times that is NaN. ``advantage`` an
 tensors, or have as many dimensions as ``log_prob`` with every size equal to its size or to 1. So one advantage per
 sequence meets per-token log-probabilities ``[B, T]`` as ``[B, 1]``; ``[B]`` is refused: it would silently broadcast
 along time.
+Errors. What must be a tensor and is none is a ``TypeError``, everything else a ``ValueError``; both name the argument.
 Units. ``advantage`` is in units of reward; delight, price and temperature are in reward x nats.
 
 Sources. DG: Delightful Policy Gradient (arXiv 2603.14608). DDG: Delightful Distributed Policy Gradient (2603.20521).
@@ -65,6 +66,7 @@ def surprisal(log_prob: Tensor, clip: float | None = None) -> Tensor:
     :return: surprisal in nats, ``[*]``, without gradient
     :raises ValueError: if ``clip`` is not positive
     """
+    _check_tensor("log_prob", log_prob)
     if clip is None:
         return -log_prob
     if not clip > 0:
@@ -164,6 +166,7 @@ def scale_by_rms(values: Tensor) -> Tensor:
     :param values: ``[*]``
     :return: ``[*]``, without gradient
     """
+    _check_tensor("values", values)
     wide = values.to(_wide(values.dtype))
     return _narrow(wide / (wide.square().mean().sqrt() + 1e-8), values)
 
@@ -178,6 +181,7 @@ def standardize(values: Tensor) -> Tensor:
     :param values: ``[*]``, all of one group
     :return: ``[*]``, without gradient
     """
+    _check_tensor("values", values)
     if values.numel() < 2:
         return values.clone()
     wide = values.to(_wide(values.dtype))
@@ -203,6 +207,7 @@ def gate(delight: Tensor, temperature: float = 1.0, price: float | Tensor = 0.0)
     :return: gate in [0, 1], ``[*]``, without gradient
     :raises ValueError: if ``temperature`` is negative or NaN, or ``price`` is NaN or does not fit
     """
+    _check_tensor("delight", delight)
     _check_temperature(temperature)
     if isinstance(price, Tensor):
         if price.shape not in ((), delight.shape):
@@ -240,6 +245,7 @@ def top_rows(score: Tensor, rate: float) -> Tensor:
     :return: row numbers, ``[ceil(rate * B)]``, highest score first
     :raises ValueError: if ``rate`` is outside (0, 1], or ``score`` is not one-dimensional
     """
+    _check_tensor("score", score)
     if score.ndim != 1:
         raise ValueError(f"score must be one value per row, [B], got shape {tuple(score.shape)}")
     return torch.topk(score, rows_at_rate(score.shape[0], rate)).indices
@@ -260,6 +266,7 @@ def price_for_rate(delight: Tensor, rate: float, temperature: float = 0.0) -> Te
         back
     :raises ValueError: if ``rate`` or ``temperature`` is outside its range, or ``delight`` is empty
     """
+    _check_tensor("delight", delight)
     _check_rate(rate)
     _check_temperature(temperature)
     if temperature == math.inf:
@@ -472,7 +479,6 @@ def policy_gradient_loss(
     :param mask: 1 for terms that count, shaped like ``log_prob``; the others contribute nothing, whatever they hold
     :return: scalar, in the precision of ``log_prob``, float32 for half-precision input
     :raises ValueError: if the shapes do not fit, or ``batch_size`` is not positive and finite
-    :raises TypeError: if what must be a tensor is something else
     """
     _check_shapes(log_prob, advantage=advantage, weight=weight)
     if isinstance(batch_size, Tensor):

@@ -5,10 +5,13 @@ for the critic's.
 """
 
 import functools
+import inspect
 import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from io import BufferedIOBase
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import gymnasium
@@ -31,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sb3_delight import objectives
-from sb3_delight.arguments import SUPPORTED_SPACES, as_schedule, check_spaces, is_whole, number, require
+from sb3_delight.arguments import SUPPORTED_SPACES, as_schedule, check_spaces, is_flag, is_whole, number, require
 from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout, take
 from sb3_delight.finite import (
     NotFiniteError,
@@ -169,7 +172,8 @@ class PolicyGradient(OnPolicyAlgorithm):
             check_spaces(env.observation_space, env.action_space)
             fits = policy != "MultiInputPolicy" or isinstance(env.observation_space, spaces.Dict)
             require(fits, "policy", policy, "'MlpPolicy' or 'CnnPolicy' where observations are no Dict")
-            known = isinstance(policy, str) or (isinstance(policy, type) and issubclass(policy, ActorCriticPolicy))
+            named = isinstance(policy, str) and policy in self.policy_aliases
+            known = named or (isinstance(policy, type) and issubclass(policy, ActorCriticPolicy))
             require(known, "policy", policy, f"one of {list(self.policy_aliases)}, or an ActorCriticPolicy class")
         super().__init__(
             policy,
@@ -206,6 +210,30 @@ class PolicyGradient(OnPolicyAlgorithm):
         self.actor_rows, self.critic_rows, self.screen_rows = 0, 0, 0
         if _init_setup_model:
             self._setup_model()
+
+    @classmethod
+    def load(
+        cls: type[SelfPolicyGradient],
+        path: str | Path | BufferedIOBase,
+        env: GymEnv | str | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfPolicyGradient:
+        """As in stable-baselines3, which keeps a misspelt argument as an attribute, and trains without it.
+
+        :param env: to train on; a registered id, too
+        :param kwargs: arguments of the constructor, instead of those that were saved
+        :raises ValueError: if one is no argument of the constructor, or outside its range
+        """
+        constructors = (vars(each)["__init__"] for each in cls.__mro__ if "__init__" in vars(each))
+        known = {name for each in constructors for name in inspect.signature(each).parameters}
+        for name in kwargs:
+            require(name in known, "a keyword of load()", name, f"an argument of {cls.__name__}")
+        env = None if env is None else maybe_make_env(env, kwargs.get("verbose", 0))
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def _setup_model(self) -> None:
         self._resolve_arguments()
@@ -248,6 +276,14 @@ class PolicyGradient(OnPolicyAlgorithm):
         require(number(self.max_grad_norm) > 0, "max_grad_norm", self.max_grad_norm, "positive")
         scaling = self.advantage_scaling
         require(scaling in list(ADVANTAGE_SCALING), "advantage_scaling", scaling, f"one of {list(ADVANTAGE_SCALING)}")
+        require(is_flag(self.use_sde), "use_sde", self.use_sde, "True or False")
+        frequency = self.sde_sample_freq
+        require(
+            frequency == -1 or is_whole(frequency), "sde_sample_freq", frequency, "a whole number, 1 or more, or -1"
+        )
+        buffer = self.rollout_buffer_class
+        known = isinstance(buffer, type) and issubclass(buffer, RolloutBuffer)
+        require(known, "rollout_buffer_class", buffer, "RolloutBuffer, a class derived from it, or None")
         pool = self.actors
         fits = pool is None or (isinstance(pool, ActorPool) and not isinstance(pool, type))
         require(fits, "actors", pool, "a pool of sb3_delight.actors, or None")
@@ -481,6 +517,9 @@ class PolicyGradient(OnPolicyAlgorithm):
         :param log_interval: updates between two rows of the log, which also has one of the last update; ``None``: none
         :param tb_log_name: name of the run in the TensorBoard log; default: the class's name
         """
+        allowed = "a whole number, 1 or more, or None"
+        require(log_interval is None or is_whole(log_interval), "log_interval", log_interval, allowed)
+        require(self.env is not None, "env", None, "given: load(path, env=...) or set_env(...)")
         try:
             super().learn(
                 total_timesteps,

@@ -14,7 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_delight.actor_process import ActorProcess, pack_weights, unpack_rollout
 from sb3_delight.actors import ActorSpec
-from sb3_delight.arguments import is_whole, number, require
+from sb3_delight.arguments import install, is_whole, number, require
 from sb3_delight.env_copies import EnvCopyError, EnvMaker, check_maker
 from sb3_delight.finite import NotFiniteError
 from sb3_delight.frictions import Friction, as_frictions
@@ -24,7 +24,7 @@ try:
     import ray
     from ray.exceptions import RayError, RayTaskError
 except ImportError as missing:
-    raise ImportError('RayActors needs Ray: pip install "sb3_delight[ray]"') from missing
+    raise ImportError(f"RayActors needs Ray: {install('ray')}") from missing
 
 __all__ = ["RayActors"]
 

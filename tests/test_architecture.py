@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
+import sb3_delight
+
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "sb3_delight").rglob("*.py"))
 EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
@@ -128,6 +130,12 @@ def test_importing_the_package_imports_neither_ray_nor_rl_zoo3() -> None:
     code = "import sys, sb3_delight; print(sorted({'ray', 'rl_zoo3', 'sb3_delight'} & sys.modules.keys()))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "['sb3_delight']"
+
+
+def test_the_package_shows_its_algorithms_and_no_others() -> None:
+    assert {"DG", "KondoDG", "PolicyGradient", "__version__"} <= set(dir(sb3_delight))
+    with pytest.raises(AttributeError, match="has no attribute 'KondoDg'"):
+        sb3_delight.KondoDg  # type: ignore[attr-defined]  # noqa: B018  # mypy sees that, too
 
 
 def test_train_is_written_once() -> None:

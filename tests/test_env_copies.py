@@ -149,6 +149,11 @@ def test_the_order_of_wrappers_is_kept(wrapped: Any) -> None:
     assert [type(made), type(made.venv)] == [type(env), type(env.venv)]
 
 
+def test_what_env_fn_makes_is_an_environment() -> None:
+    with pytest.raises(ValueError, match=r"^what env_fn makes must be an Env or a VecEnv, got None"):
+        copied(DummyVecEnv([seeing_images]), lambda: None)
+
+
 @pytest.mark.parametrize("env_fn", [seeing_images, lambda: VecTransposeImage(DummyVecEnv([seeing_images]))])
 def test_images_are_transposed_once(env_fn: Any) -> None:
     env = BaseAlgorithm._wrap_env(VecMonitor(DummyVecEnv([seeing_images])), verbose=0)

@@ -111,7 +111,7 @@ def test_bad_render_modes_and_prompts_are_named() -> None:
 
 def test_the_digits_need_scikit_learn_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r"sb3_delight\[reproduce\]"):
+    with pytest.raises(ImportError, match=r"\.\[reproduce\]"):
         load_digits_split.__wrapped__()
 
 

@@ -124,6 +124,7 @@ def test_actions_of_two_dimensions_keep_their_places() -> None:
         (BOX, [3.0, 0.0, 0.0]),
         (BOX, [np.nan, 0.0, 0.0]),
         (BOX, [0.0]),
+        (spaces.Discrete(2), {}),
     ],
 )
 def test_actions_outside_the_space_are_refused(space: spaces.Space[Any], action: Any) -> None:

@@ -657,6 +657,12 @@ torch.testing.assert_close(dynamic(*arguments, 1.0, 7), step(*arguments, 1.0, 7)
         ("mask must be a tensor, got [1]", lambda: policy_gradient_loss(ROW, ROW, ROW, mask=[1])),  # type: ignore[arg-type]
         ("mask must be a tensor, got [1]", lambda: sequence_mean(TOKENS, [1])),  # type: ignore[arg-type]
         ("values must be a tensor, got [[1.0]]", lambda: sequence_mean([[1.0]])),  # type: ignore[arg-type]
+        ("log_prob must be a tensor, got [1.0]", lambda: surprisal([1.0])),  # type: ignore[arg-type]
+        ("delight must be a tensor, got [1.0]", lambda: gate([1.0])),  # type: ignore[arg-type]
+        ("delight must be a tensor, got [1.0]", lambda: price_for_rate([1.0], 0.5)),  # type: ignore[arg-type]
+        ("score must be a tensor, got [1.0]", lambda: top_rows([1.0], 0.5)),  # type: ignore[arg-type]
+        ("values must be a tensor, got [1.0]", lambda: scale_by_rms([1.0])),  # type: ignore[arg-type]
+        ("values must be a tensor, got [1.0]", lambda: standardize([1.0])),  # type: ignore[arg-type]
     ],
 )
 def test_what_is_no_tensor_is_said_so(name: str, call: Callable[[], object]) -> None:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from envs import AnySpaces, Poisoned
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -67,6 +68,11 @@ def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
         (PolicyGradient, "policy", None),
         (PolicyGradient, "policy", SACPolicy),
         (PolicyGradient, "policy", RecurrentActorCriticPolicy),
+        (PolicyGradient, "policy", "MlpLstmPolicy"),
+        (PolicyGradient, "sde_sample_freq", 0),
+        (PolicyGradient, "sde_sample_freq", "a"),
+        (PolicyGradient, "rollout_buffer_class", "RolloutBuffer"),
+        (PolicyGradient, "rollout_buffer_class", ReplayBuffer),
         (PolicyGradient, "gamma", 1.1),
         (PolicyGradient, "gamma", "0.9"),
         (PolicyGradient, "max_grad_norm", None),
@@ -80,6 +86,8 @@ def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
         (PolicyGradient, "surprisal_baseline", "median"),
         (PolicyGradient, "surprisal_baseline", ["mode"]),
         (DG, "surprisal_baseline", "mode"),  # of discrete actions
+        (DG, "normalize_delight", "off"),
+        (KondoDG, "normalize_delight", "off"),
         (DG, "temperature", -1.0),
         (DG, "temperature", float("nan")),
         (DG, "temperature", "lin_hot"),
@@ -146,6 +154,11 @@ def test_a_gates_temperature_that_turns_bad_is_refused_by_name(
         model.learn(64)
 
 
+def test_noise_that_depends_on_the_state_is_on_or_off() -> None:
+    with pytest.raises(ValueError, match=r"^use_sde must be True or False, got 'off'"):
+        make(env="Pendulum-v1", use_sde="off")
+
+
 @pytest.mark.parametrize("env", [None, 5, ["CartPole-v1"], DummyVecEnv])
 def test_what_is_no_environment_is_refused(env: Any) -> None:
     with pytest.raises(ValueError, match=r"^env must be an environment, a vectorised environment, or a registered id"):
@@ -192,6 +205,24 @@ def test_load_checks_its_arguments_too(tmp_path: Path) -> None:
         DG.load(tmp_path / "model", surprisal_baseline="mode")
     model = DG.load(tmp_path / "model", temperature="lin_4.0")
     assert model._current(model.temperature) == 4.0
+    for name in ("temprature", "gate_rate"):  # which stable-baselines3 would keep as an attribute
+        with pytest.raises(ValueError, match=rf"^a keyword of load\(\) must be an argument of DG, got '{name}'"):
+            DG.load(tmp_path / "model", **{name: 0.5})  # type: ignore[arg-type]
+
+
+def test_a_loaded_model_learns_once_it_has_an_environment(tmp_path: Path) -> None:
+    make(DG).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"^env must be given: .*, got None"):
+        DG.load(tmp_path / "model").learn(16)
+    assert DG.load(tmp_path / "model", "CartPole-v1").learn(16).num_timesteps == 16
+
+
+@pytest.mark.parametrize("interval", [0, -1, 2.5, "all"])
+def test_a_log_interval_is_refused_before_the_first_rollout(interval: Any) -> None:
+    model = make(DG)
+    with pytest.raises(ValueError, match=r"^log_interval must be a whole number, 1 or more, or None, got "):
+        model.learn(16, log_interval=interval)
+    assert model.num_timesteps == 0
 
 
 @pytest.mark.parametrize(

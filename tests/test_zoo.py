@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 
 if importlib.util.find_spec("rl_zoo3") is None:  # importorskip would import it
-    pytest.skip("needs the extra sb3_delight[zoo]", allow_module_level=True)
+    pytest.skip("needs the extra zoo", allow_module_level=True)
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "sb3_delight.zoo"]
@@ -296,7 +296,7 @@ def check_an_agent_is_continued_as_what_it_is_or_not_at_all() -> None:
     agent, statistics = (Path("whole/dg/CartPole-v1_1") / name for name in ("CartPole-v1.zip", "CartPole-v1"))
     statistics /= "vecnormalize.pkl"
     for given, message in (
-        (("-params", "temprature:5.0"), "temprature: no argument of DG"),
+        (("-params", "temprature:5.0"), "must be an argument of DG, got 'temprature'"),
         (("--algo", "pg"), "an agent of --algo dg, not of pg"),
         (("-params", "policy_kwargs:dict(net_arch=[8])"), "the agent that -i continues has a network"),
         (("-params", "normalize:False"), "normalize must be True with -i: there are VecNormalize statistics"),

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sb3_delight.arguments import require
+from sb3_delight.arguments import install, require
 from sb3_delight.envs.pictures import Pictured
 
 __all__ = ["Digits", "load_digits_split"]
@@ -26,7 +26,7 @@ def load_digits_split() -> tuple[Tensor, Tensor, Tensor, Tensor]:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise ImportError('the digits are scikit-learn\'s: pip install "sb3_delight[reproduce]"') from error
+        raise ImportError(f"the digits are scikit-learn's: {install('reproduce')}") from error
     images, labels = load_digits(return_X_y=True)
     split = train_test_split(images / 16, labels, test_size=500, random_state=0, stratify=labels)
     train, test, train_labels, test_labels = (torch.tensor(part) for part in split)

@@ -3,7 +3,7 @@
 The games are those of the package ``MinAtar`` (Young and Tian, 2019, arXiv 1903.03176), under its own ids: ``-v1`` with
 the actions a game uses, ``-v0`` with all six. Its defaults hold: one action in ten is replaced by the one before it
 (``sticky_action_prob``), games grow harder (``difficulty_ramping``), and no time limit. The package itself is needed
-only to make one: ``pip install "sb3_delight[minatar]"``.
+only to make one: the extra ``minatar``.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from sb3_delight.arguments import is_whole, number, require
+from sb3_delight.arguments import install, is_whole, number, require
 from sb3_delight.envs import MINATAR_GAMES
 from sb3_delight.envs.pictures import enlarged
 
@@ -98,7 +98,7 @@ def make(game: str, **kwargs: Any) -> gym.Env[Any, Any]:
     try:
         from minatar.gym import BaseEnv
     except ImportError as error:
-        raise ImportError('MinAtar is not installed: pip install "sb3_delight[minatar]"') from error
+        raise ImportError(f"MinAtar is not installed: {install('minatar')}") from error
     modes = (None, *BaseEnv.metadata["render_modes"])
     require(kwargs.get("render_mode") in modes, "render_mode", kwargs.get("render_mode"), f"one of {modes}")
     return _Mended(BaseEnv(game=game, **kwargs))

@@ -14,6 +14,8 @@ from collections.abc import Callable
 
 import torch
 
+from sb3_delight.arguments import install
+
 __all__ = ["main", "register"]
 
 USAGE = """usage: python -m sb3_delight.zoo COMMAND [flags]      (COMMAND --help lists its flags)
@@ -32,7 +34,7 @@ def register() -> None:
     After it ``rl_zoo3.train.train()`` and ``rl_zoo3.enjoy.enjoy()`` know them, their packaged configurations and their
     search spaces.
 
-    :raises ImportError: without the extra ``sb3_delight[zoo]``
+    :raises ImportError: without the extra ``zoo``
     """
     import rl_zoo3.train
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
@@ -64,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         register()
     except ModuleNotFoundError as error:
-        sys.exit(f"error: {error}: this command needs RL-Zoo, pip install 'sb3_delight[zoo]'")
+        sys.exit(f"error: {error}: this command needs RL-Zoo: {install('zoo')}")
     from sb3_delight.zoo.manager import ZooManager
 
     ZooManager.started = ZooManager.interrupted = False

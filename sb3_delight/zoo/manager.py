@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import inspect
 import io
 import json
 import os
@@ -18,7 +17,7 @@ import numpy as np
 import optuna
 import yaml
 from optuna.trial import FrozenTrial
-from rl_zoo3 import ALGOS, exp_manager
+from rl_zoo3 import exp_manager
 from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
@@ -251,18 +250,6 @@ class ZooManager(ExperimentManager):
         given = hyperparams.setdefault("normalize", found)
         allowed = f"{found} with -i: {there_are} VecNormalize statistics of the agent in {statistics}"
         require(bool(given) == found, "normalize", given, allowed)
-
-    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> Any:
-        """As in RL-Zoo; what the constructor would refuse, ``load()`` takes for an attribute.
-
-        :raises ValueError: if a name is no argument of the algorithm
-        """
-        constructors = [vars(cls)["__init__"] for cls in ALGOS[self.algo].__mro__ if "__init__" in vars(cls)]
-        known = {name for each in constructors for name in inspect.signature(each).parameters}
-        for name in hyperparams:
-            if name not in known:
-                raise ValueError(f"{name}: no argument of {ALGOS[self.algo].__name__}")
-        return super()._load_pretrained_agent(hyperparams, env)
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
         """As in RL-Zoo; statistics that were loaded discount by the gamma of today."""
