@@ -31,6 +31,7 @@ __all__ = ["RayActors"]
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0  #: between two looks at the clocks of actors that make the learner wait
+ANSWER_SECONDS = 10.0  #: for which a process that hangs is asked where
 START_SECONDS = 60.0  #: after which an actor whose process has not begun is worth a warning
 MAX_DEATHS_IN_A_ROW = 30  #: of processes of one actor, without a rollout in between
 SHUTDOWN_SECONDS = 3.0  #: that actors have, in all, to finish a rollout and close their environments
@@ -278,7 +279,7 @@ class RayActors:
             logger.warning("actor %d has no process yet: has Ray a CPU for it? It waits.", worker.index)
         elif worker.tasks and waited > self.timeout:
             try:
-                stack = ray.get(worker.call_control("stack"), timeout=POLL_SECONDS)
+                stack = ray.get(worker.call_control("stack"), timeout=ANSWER_SECONDS)
             except RayError:
                 stack = "(it does not even say where)"
             what = f"made no rollout within timeout={self.timeout:g} s; it was at\n{stack}"

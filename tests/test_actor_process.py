@@ -176,7 +176,25 @@ def test_another_thread_sees_where_it_hangs(model: DG) -> None:
     assert "go_on.wait(60)" in actor.stack()
     go_on.set()
     thread.join(60)
-    assert torch.get_num_threads() == 1
+
+
+def test_it_collects_on_one_thread(model: DG) -> None:
+    torch.set_num_threads(2)
+    try:
+        actor, _ = process(model, {"a": packed_weights(model)})
+        collect(actor, "a", 0)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_stopped_while_its_environment_is_made_it_collects_nothing(model: DG) -> None:
+    def stopped() -> gym.Env[Any, Any]:
+        actor.stop()
+        return gym.make("CartPole-v1")
+
+    actor = ActorProcess(ActorSpec.of(model, stopped), (0, 0), lambda reference: packed_weights(model))
+    assert actor.collect(["a"], 0) is None
 
 
 def test_weights_of_bfloat16_are_shipped_exactly() -> None:

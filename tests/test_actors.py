@@ -737,3 +737,24 @@ def test_values_are_recomputed_two_minibatches_at_a_time() -> None:
     model.policy.predict_values = noted  # type: ignore[method-assign]
     model.learn(2 * 32)
     assert max(passed) == 4
+
+
+def test_a_callbacks_locals_have_the_names_they_have_without_actors() -> None:
+    class Names(BaseCallback):
+        def _on_step(self) -> bool:
+            names.append(self.locals.keys() - {"clipped_actions", "obs_tensor"})
+            return False
+
+    names: list[set[str]] = []
+    for actors in (None, LocalActors()):
+        make(n_steps=4, actors=actors).learn(8, callback=Names())
+    assert names[0] == names[1]
+
+
+def test_as_many_weights_are_kept_as_may_be_asked_for() -> None:
+    pool = LocalActors((0, 2))
+    pool.start(make())
+    for version in range(5):
+        pool.publish(Weights({}, {}), version)
+    assert [version for _, version in pool._published] == [2, 3, 4]
+    pool.close()

@@ -93,10 +93,11 @@ def test_bad_arguments_are_refused_by_name(name: str) -> None:
 
 def test_a_figure_shows_what_it_says() -> None:
     advantages, surprisal, gate = torch.randn(9), torch.rand(9), torch.rand(9)
-    left, _, right = draw_delight(advantages, surprisal, gate, max_points=5).axes[:3]
-    delight = advantages * surprisal
-    edges = [left.patches[0].get_x(), left.patches[-1].get_x() + left.patches[-1].get_width()]  # type: ignore
-    assert edges == pytest.approx([delight.min().item(), delight.max().item()], rel=1e-3)
+    left, middle, right = draw_delight(advantages, surprisal, gate, max_points=5).axes[:3]
+    for axes, values in ((left, advantages * surprisal), (middle, gate)):
+        first, last = (axes.patches[place] for place in (0, -1))
+        edges = [first.get_x(), last.get_x() + last.get_width()]  # type: ignore[attr-defined]
+        assert edges == pytest.approx([values.min().item(), values.max().item()], rel=1e-3)
     points: Any = right.collections[0]
     np.testing.assert_allclose(points.get_offsets(), np.stack([surprisal[::2], advantages[::2]], 1))
     np.testing.assert_allclose(points.get_array(), gate[::2])

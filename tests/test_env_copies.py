@@ -149,6 +149,20 @@ def test_the_order_of_wrappers_is_kept(wrapped: Any) -> None:
     assert [type(made), type(made.venv)] == [type(env), type(env.venv)]
 
 
+def test_an_environment_of_the_program_itself_is_named() -> None:
+    env: Any = gym.make("CartPole-v1")
+    env.unwrapped.spec.entry_point = "__main__:Mine"
+    with pytest.raises(ValueError, match="Mine is defined in the program itself"):
+        EnvCopy.of(DummyVecEnv([lambda: env])).check_importable()
+
+
+def test_the_learners_specification_is_left_alone() -> None:
+    env = make_vec_env("CartPole-v1", 1, monitor_kwargs={"info_keywords": ("level",)})
+    before = repr(env.get_attr("spec"))
+    EnvCopy.of(env)
+    assert repr(env.get_attr("spec")) == before
+
+
 def test_what_env_fn_makes_is_an_environment() -> None:
     with pytest.raises(ValueError, match=r"^what env_fn makes must be an Env or a VecEnv, got None"):
         copied(DummyVecEnv([seeing_images]), lambda: None)

@@ -104,6 +104,7 @@ def test_a_squashing_policy_is_given_actions_in_its_own_terms() -> None:
     rollout = collect(model, [ActorBug(1.0, [2.0, -1.0])])
     np.testing.assert_allclose(rollout.actions, np.broadcast_to([0.5, -0.25], rollout.actions.shape), atol=1e-6)
     assert np.isfinite(rollout.log_probs).all()
+    assert np.abs(collect(model, [ActorBug(1.0, [4.0, -4.0])]).actions).max() < 1  # at 1 its density would be 0
     mismatched = collect(model, [MismatchedSampler(1.0)])
     assert np.abs(mismatched.actions).max() <= 1
     assert np.isfinite(mismatched.log_probs).all()
@@ -148,6 +149,11 @@ def test_the_expert_sees_dict_observations() -> None:
 def test_an_expert_of_the_wrong_shape_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^expert's actions must be of shape \(40, 3\), got \(40, 1\)"):
         collect(model_of(BOX), [RareDiscovery(1.0, lambda observations: observations[:, :1])])
+
+
+def test_an_expert_that_gives_no_numbers_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^expert's actions must be numbers"):
+        collect(model_of(BOX), [RareDiscovery(1.0, lambda observations: np.full((N_ENVS, 3), None))])
 
 
 @pytest.mark.parametrize(("space", "action"), [(spaces.Discrete(2), 0.9), (spaces.Discrete(2), 7)])
@@ -298,9 +304,11 @@ def test_frictions_that_never_happen_change_nothing() -> None:
         (lambda: RareDiscovery(0.1, 3), "expert"),  # type: ignore[arg-type]
         (lambda: RareDiscovery(2, expert), "probability"),
         (lambda: MismatchedSampler(-1.0), "scale"),
+        (lambda: MismatchedSampler(float("inf")), "scale"),
         (lambda: MismatchedSampler(1.0, probability=2.0), "probability"),
         (lambda: RewardCorruption(0.1, low=float("nan")), "low"),
         (lambda: RewardCorruption(0.1, high="much"), "high"),  # type: ignore[arg-type]
+        (lambda: RewardCorruption(0.1, high=float("inf")), "high"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(make: Any, name: str) -> None:

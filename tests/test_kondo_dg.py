@@ -102,6 +102,7 @@ def test_price_keeps_what_exceeds_it(clip: float) -> None:
     kept = model._select(rollout)
     assert 0 < len(kept) < ROWS  # type: ignore[arg-type]
     assert set(kept.tolist()) == set((delight > 0.3).nonzero().flatten().tolist())  # type: ignore[union-attr]
+    assert model._metrics["price"][-1] == pytest.approx(0.3)
 
 
 def test_a_soft_gate_has_its_price_and_follows_the_schedule_of_its_temperature() -> None:

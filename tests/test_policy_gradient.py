@@ -74,6 +74,7 @@ def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
         (PolicyGradient, "rollout_buffer_class", "RolloutBuffer"),
         (PolicyGradient, "rollout_buffer_class", ReplayBuffer),
         (PolicyGradient, "gamma", 1.1),
+        (PolicyGradient, "gamma", -0.1),
         (PolicyGradient, "gamma", "0.9"),
         (PolicyGradient, "max_grad_norm", None),
         (PolicyGradient, "gae_lambda", float("nan")),
@@ -105,8 +106,10 @@ def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
         (KondoDG, "priority", "joy"),
         (KondoDG, "priority", ["delight"]),
         (KondoDG, "critic_rate", 0.0),
+        (KondoDG, "critic_rate", 1.5),
         (KondoDG, "screen", "glance"),
         (KondoDG, "additive_alpha", 2.0),
+        (KondoDG, "additive_alpha", -0.1),
         (ImportanceWeightedPG, "ratio_clip", 0.0),
         (PPO, "clip_range", float("nan")),
         (PPO, "clip_range", None),
@@ -215,6 +218,14 @@ def test_a_loaded_model_learns_once_it_has_an_environment(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=r"^env must be given: .*, got None"):
         DG.load(tmp_path / "model").learn(16)
     assert DG.load(tmp_path / "model", "CartPole-v1").learn(16).num_timesteps == 16
+
+
+def test_every_tenth_update_is_logged_and_the_last(tmp_path: Path) -> None:
+    model = make()
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(16 * 11)
+    with (tmp_path / "progress.csv").open() as file:
+        assert [row["train/gradient_steps"] for row in csv.DictReader(file)] == ["9", "11"]
 
 
 @pytest.mark.parametrize("interval", [0, -1, 2.5, "all"])

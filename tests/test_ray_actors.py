@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -26,6 +27,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_delight import DG, PolicyGradient
+from sb3_delight.frictions import ActorBug
 from sb3_delight.normalization import statistics_of
 from sb3_delight.rollouts import Rollout, Weights
 
@@ -453,6 +455,7 @@ def test_where_ray_is_looked_for(
     with pytest.raises(ConnectionError, match="no cluster"):
         make(RayActors(**arguments, env_fn=Telling)).learn(32)
     assert calls == [(address, cpus), "shutdown"]
+    assert ray_actors._OwnRay.cpus_per_actor == (0 if address == "local" else 1)
 
 
 def test_the_last_of_several_pools_ends_the_ray_that_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,6 +486,40 @@ def test_bad_environments_are_refused_before_any_process_starts() -> None:
     pool = RayActors(1)
     with pytest.raises(ValueError, match=r"Pass env_fn=\.\.\."):
         make(pool).learn(32)  # not registered with Gymnasium
+
+
+def test_frictions_reach_the_actors(running_ray: None) -> None:
+    pool = Spy(1, frictions=ActorBug(1.0, 1), env_fn=Telling)
+    make(pool).learn(16)
+    assert (pool.collected[0].actions == 1).all()
+
+
+def test_deaths_after_a_rollout_are_not_in_a_row(running_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_actors, "MAX_DEATHS_IN_A_ROW", 1)
+    pool = Spy(1, env_fn=lambda: Fails(die, at=20))  # in the second rollout of every process
+    make(pool, DummyVecEnv([Telling])).learn(3 * 16)
+    assert pool.last_statistics["restarts"] == 2
+
+
+def test_a_stuck_process_is_told_of_new_weights_once_and_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def call(name: str, *_: Any) -> str:
+        calls.append(name)
+        return name
+
+    handle = SimpleNamespace(close=SimpleNamespace(remote=lambda: None))
+    worker: Any = SimpleNamespace(tasks=[1], publication=None, pid=7, handle=handle, call_control=call)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "put", lambda weights: weights)
+    monkeypatch.setattr(ray, "wait", lambda *_, **__: ([], []))
+    monkeypatch.setattr(ray, "kill", lambda _: None)
+    pool = RayActors(1)
+    pool._workers = [worker]
+    for version in range(3):
+        pool.publish(Weights({}, {}), version)
+    pool.close()
+    assert calls == ["publish", "stop"]
 
 
 def test_a_copy_that_does_not_fit_is_an_error_at_once(running_ray: None, caplog: pytest.LogCaptureFixture) -> None:

@@ -383,10 +383,10 @@ def check_runs_that_begin_together_have_folders_of_their_own() -> None:
 
 
 def check_an_agent_is_filmed() -> None:
-    zoo("train", "--env", "CartPole-v1", "-n", "100", "--eval-freq", "-1", "-f", "filmed")
+    zoo("train", "--env", "CartPole-v1", "-n", "100", "--eval-freq", "-1")
     os.environ["SDL_VIDEODRIVER"] = "dummy"
-    zoo("record_video", "--env", "CartPole-v1", "-f", "filmed", "-n", "20")
-    (video,) = Path("filmed").rglob("*.mp4")
+    zoo("record_video", "--env", "CartPole-v1", "-n", "20")
+    (video,) = Path("logs").rglob("*.mp4")
     assert video.stat().st_size > 1000
 
 
@@ -518,6 +518,21 @@ def check_what_is_sampled_is_what_a_trial_id_trains() -> None:
     assert 0.0 in temperatures
     assert 0.3 <= max(temperatures) <= 100
     assert baselines == {False: {"none"}, True: {"none", "mode"}}
+
+
+def check_what_a_trial_stores_becomes_the_arguments_it_stands_for() -> None:
+    from torch import nn
+
+    from sb3_delight.zoo.samplers import convert
+
+    params = {"learning_rate": 0.1, "lr_schedule": "linear", "n_steps_pow": 5, "one_minus_gamma": 0.01}
+    params |= {"one_minus_gae_lambda": 0.05, "net_arch": "medium", "activation_fn": "relu"}
+    arguments = convert(params | {"gate": "rate", "gate_rate": 0.3})
+    networks = {"net_arch": {"pi": [256, 256], "vf": [256, 256]}, "activation_fn": nn.ReLU}
+    assert arguments.pop("policy_kwargs") == networks
+    passes = {"n_epochs": 1, "clip_range": None}
+    of_the_loop = {"learning_rate": "lin_0.1", "n_steps": 32, "gamma": 0.99, "gae_lambda": 0.95, **passes}
+    assert arguments == {**of_the_loop, "gate_rate": 0.3, "price": 0.0, "surprisal_baseline": "none"}
 
 
 def check_what_a_trial_did_not_sample_is_not_left_to_a_configuration() -> None:
@@ -685,6 +700,75 @@ def check_the_best_trials_come_first_and_the_best_on_average_survives() -> None:
     assert [line[0] for line in lines if "survives" in line] == ["2"]
 
 
+def check_a_sweep_of_a_variant_is_resumed_and_repeated_as_it_was_or_not_at_all() -> None:
+    from sb3_delight import DG
+
+    for name, n_envs in (("two", 2), ("three", 3)):
+        Path(f"{name}.yml").write_text(f"default: {{n_envs: {n_envs}, n_timesteps: 300, policy: MlpPolicy}}")
+    cartpole, variant = ("--env", "CartPole-v1"), ("--study-name", "variant")
+    one = ("train", "-optimize", "--no-optim-plots", *cartpole, "-n", "300", "--n-trials", "1", "--eval-episodes", "1")
+    sweep = (*one, "--seed", "1", "-conf", "two.yml", "--env-kwargs", "sutton_barto_reward:True", *variant)
+    zoo(*sweep)
+    for changed in (
+        ("--algo", "pg"),
+        ("-params", "ent_coef:0.1"),
+        ("-conf", "three.yml"),
+        ("--env-kwargs", "sutton_barto_reward:False"),
+    ):
+        with pytest.raises(SystemExit, match="'variant' was begun with"):
+            zoo(*sweep, *changed)
+
+    learn, best = DG.learn, ("best", *variant, "--top", "1", "--seeds", "1", "--eval-episodes", "2", "-n", "64")
+    DG.learn = lambda *_, **__: signal.raise_signal(signal.SIGINT)  # type: ignore
+    for command in (best, sweep):
+        with pytest.raises(SystemExit) as stop:
+            zoo(*command)
+        assert stop.value.code == 130
+    DG.learn = learn  # type: ignore[method-assign]
+    assert not Path("logs/variant_best.csv").exists()
+    zoo(*best)
+    (row,) = rows_of(Path("logs/variant_best.csv"))
+    assert (row["score"], row["n_timesteps"]) == ("-1.0", "64")
+    assert Path("logs/variant_trials.csv").is_file()
+
+    of_its_own = ("-n", "96", "-conf", "three.yml", "--env-kwargs", "sutton_barto_reward:False", "-f", "variants")
+    of_the_trial = (*cartpole, *variant, "--storage", "logs/variant.log", "--trial-id", "0")
+    zoo("train", *of_the_trial, *of_its_own, "--eval-freq", "48", "--eval-episodes", "1")
+    model = DG.load("variants/dg/CartPole-v1_1/CartPole-v1.zip", device="cpu")
+    assert (model._total_timesteps, model.n_envs) == (96, 3)
+    assert min(evaluations("variants/dg/CartPole-v1_1")) > 0
+
+    for given, message in (
+        (("--trial-id", "0"), "--trial-id needs --study-name"),
+        ((*variant, "--trial-id", "7"), "'variant' has 2 trials"),
+        ((*variant, "--trial-id", "0", "--algo", "pg"), "a study of --algo dg, not of pg"),
+        (("-params", "temperature:lin 5"), "a value of -params is Python source"),
+        ((*one[1:], "-params", "temprature:1.0", "--study-name", "wrong"), "temprature"),
+        ((*one[1:], "-params", "surprisal_clip:-1.0", "--study-name", "pruned"), "^no trial was completed"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            zoo("train", *cartpole, *given)
+    with pytest.raises(SystemExit, match="'wrong' has no completed trial"):
+        zoo("best", "--study-name", "wrong")
+
+
+def check_plots_are_of_interquartile_means_and_compare_algorithms() -> None:
+    import numpy as np
+
+    from sb3_delight.zoo import plots
+
+    outlying = np.array([[-1000.0], [1.0], [2.0], [3.0], [1000.5]])
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        plots.aggregates({"dg": outlying}, 20)
+    assert "dg: 2.000 [" in output.getvalue()
+    assert plots._curve(outlying, 20)[0].tolist() == [2.0]
+    for algo in ("dg", "pg"):
+        (folder := Path("both") / algo / "CartPole-v1_1").mkdir(parents=True)
+        np.savez(folder / "evaluations.npz", timesteps=np.arange(3), results=np.ones((3, 2)))
+    zoo("plots", "-f", "both", "-o", "both", "--bootstrap-samples", "20")
+    assert len(list(Path("both").glob("*.png"))) == 3
+
+
 def check_runs_with_a_uuid_are_runs_of_one_environment() -> None:
     import numpy as np
 
@@ -708,6 +792,8 @@ def check_runs_with_a_uuid_are_runs_of_one_environment() -> None:
 
 
 def check_threads_are_those_of_the_environment_variable() -> None:
+    import torch
+
     from sb3_delight.zoo import _threads
 
     for value, expected in (("", 1), ("2", 2), ("3,1", 3)):
@@ -716,7 +802,12 @@ def check_threads_are_those_of_the_environment_variable() -> None:
     os.environ["OMP_NUM_THREADS"] = "many"
     with pytest.raises(SystemExit, match="OMP_NUM_THREADS must be"):
         _threads()
-    os.environ["OMP_NUM_THREADS"] = "1"
+    for given, threads in (("2", 2), ("", 1)):
+        os.environ["OMP_NUM_THREADS"] = given
+        with pytest.raises(SystemExit, match="no evaluations"):
+            zoo("plots", "-f", "nowhere")
+        # the second is what children inherit
+        assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (threads, str(threads))
 
 
 def check_algorithms_are_compared_at_the_timestep_that_all_have() -> None:
@@ -799,6 +890,8 @@ def check_verbose_is_read_in_every_way_it_can_be_given() -> None:
 
     for flags, level in ((["--verbose", "2"], 2), (["--algo", "dg", "--verbose=2"], 2), ([], 1), (["--verbose"], 1)):
         assert _verbose(flags) == level
+    with pytest.raises(FileNotFoundError):  # not in one line: with its traceback
+        zoo("train", "-conf", "missing.yml", "--verbose", "2")
 
 
 def check_commands_at_once_lose_no_row_of_one_another() -> None:
