@@ -47,15 +47,17 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def test_a_bonus_and_a_temperature_of_its_size_differ_in_nothing_else() -> None:
-    for task in control_bonus.TASKS:
+    for task in itertools.chain(*control_bonus.TASKS.values()):
         known = control.arms(task)
         arms = control_bonus.arms(known)
         assert [control_bonus.bonus(arm) for arm in arms] == [0.0, *control_bonus.BONUSES, *control_bonus.BONUSES]
         alike: dict[str, Any] = {"method": "dg", "ent_coef": 0.0, "temperature": 10.0}
         assert len({dataclasses.replace(arm, **alike) for arm in arms}) == 1
-        assert {arm.method for arm in arms if arm in known} == {"pg", "pg_entropy", "pg_more_entropy", "dg", "dg_warm"}
+        shared = {"pg", "pg_entropy", "pg_more_entropy", "dg", "dg_warm"} & control.ARMS[task.env].keys()
+        assert {arm.method for arm in arms if arm in known} == shared
+        env = make_vec_env("CartPole-v1" if task.cnn else "Pendulum-v1", 4)
         for arm in arms:
-            model = control.make_model(dataclasses.replace(arm, cnn=False), make_vec_env("CartPole-v1", 4), 0)
+            model = control.make_model(dataclasses.replace(arm, cnn=False), env, 0)
             assert (model.ent_coef > 0, isinstance(model, DG)) in [(False, False), (True, False), (False, True)]
 
 
@@ -81,16 +83,17 @@ def test_methods_of_ours_share_every_setting(env: str) -> None:
     assert len({records.run_name(arm) for arm in arms}) == len(arms)
     assert {arm.method for arm in arms} == {
         *control.OTHERS,
-        *(method for method in control.OURS if env in control.ALONE.get(method, TASKS)),
+        *control.ARMS[env],
     }
     loops = {"_once": (False, 1), "_clip": (True, 4), "": (True, 10) if env in control_tasks.MUJOCO else (False, 1)}
-    left = [arm for arm in arms if arm.method in control.OURS]
+    left = [arm for arm in arms if arm.method in control.ARMS[env]]
     for suffix, loop in loops.items():
         ours = [arm for arm in left if arm.method.endswith(suffix)]
         left = [arm for arm in left if arm not in ours]
         alike: Any = {"ent_coef": 0.0, "temperature": 10.0}  # but for these, of the arms that are about them
         assert len({dataclasses.replace(arm, method="dg", **alike) for arm in ours}) == bool(ours)
-        assert {arm.method for arm in ours if arm.ent_coef or arm.temperature != 10} <= control.OWN.keys()
+        apart = {"pg_entropy", "dg_entropy", "dg_warm", "pg_more_entropy", "dg_cool"}
+        assert {arm.method for arm in ours if arm.ent_coef or arm.temperature != 10} <= apart
         common = [settings(dataclasses.replace(arm, cnn=False, **alike)) for arm in ours]
         assert all(each == common[0] for each in common)
         assert {(arm.clipped, arm.n_epochs) for arm in ours} <= {loop}
@@ -237,10 +240,12 @@ def test_references_have_their_published_settings(method: str, env: str) -> None
 
 def test_methods_are_what_their_labels_say() -> None:
     env = make_vec_env("CartPole-v1", 4)
-    made: dict[str, Any] = {
-        method: control.make_model(dataclasses.replace(CARTPOLE, method=method, **control.OWN.get(method, {})), env, 0)
-        for method in control.OURS
-    }
+    arms = [*control.arms(TASKS["HalfCheetah-v5"]), *control.arms(TASKS["MinAtar/Breakout-v1"])]
+    made: dict[str, Any] = {}
+    for arm in (arm for arm in arms if arm.method in control.OURS):
+        config = dataclasses.replace(CARTPOLE, method=arm.method, ent_coef=arm.ent_coef, temperature=arm.temperature)
+        made[arm.method] = control.make_model(config, env, 0)
+    assert made.keys() == control.OURS.keys()
     assert made["dg"].temperature(1.0) == 10.0
     assert isinstance(made["dg"], DG)
     assert isinstance(made["dg_once"], DG)
@@ -345,7 +350,15 @@ def test_reuse_corrects_the_last_rollouts_and_trains_on_them_first(method: str) 
 
 @pytest.mark.parametrize(
     ("figure", "loops"),
-    [("levers", 4), ("clip", 5), ("tuning", 4), ("Hopper-v5", 8), ("Breakout-v1", 8), ("bonus", 2)],
+    [
+        ("levers", 4),
+        ("clip", 5),
+        ("tuning", 4),
+        ("Hopper-v5", 8),
+        ("Breakout-v1", 8),
+        ("bonus", 2),
+        ("bonus_mujoco", 2),
+    ],
 )
 def test_a_figure_runs_and_draws(figure: str, loops: int, tmp_path: Path) -> None:
     """An arm for each class and loop."""

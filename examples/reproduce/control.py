@@ -6,13 +6,15 @@
     python examples/reproduce/control.py --figure finals --seeds 3
     python examples/reproduce/control.py --figure HalfCheetah-v5
     python examples/reproduce/control.py --figure bonus
+    python examples/reproduce/control.py --figure bonus_mujoco
 
 ``levers``: what might lift an on-policy method, one change at a time; ``clip``: the gate under PPO's clip
 (``control_levers.py``). ``tuning``, ``finals``: equal budgets on three tasks, from which one setting for all comes
 (``control_tuning.py``). Each environment has a figure: the policy gradient, DG and the gates with what else they have
 in common, beside methods of other packages with the best settings that their users publish. On MuJoCo ours have PPO's
 clip and ten passes over a rollout, so that the policy gradient is PPO, but for two arms with neither. ``aggregate``:
-all environments of MuJoCo together. ``bonus``: DG beside the entropy bonus that it holds (``control_bonus.py``).
+all environments of MuJoCo together. ``bonus``, ``bonus_mujoco``: DG beside the entropy bonus that it holds
+(``control_bonus.py``).
 """
 
 import functools
@@ -48,12 +50,10 @@ from sb3_delight.zoo import plots
 
 ZOO_CONFIGS = Path(__file__).parents[2] / "zoo_configs"
 
+#: what they are, and arguments that no field of a run stands for
 OURS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
-    "pg": (PolicyGradient, {}),
-    "pg_entropy": (PolicyGradient, {}),
-    "dg": (DG, {}),
-    "dg_entropy": (DG, {}),
-    "dg_warm": (DG, {}),
+    **dict.fromkeys(("pg", "pg_entropy", "pg_more_entropy", "pg_once", "pg_clip"), (PolicyGradient, {})),
+    **dict.fromkeys(("dg", "dg_entropy", "dg_warm", "dg_cool", "dg_once", "dg_clip"), (DG, {})),
     "kondo_soft": (KondoDG, {"temperature": 10.0}),  # DG's step in expectation, for about half of the rows
     "kondo_price": (KondoDG, {}),
     "kondo_3": (KondoDG, {"gate_rate": 0.3}),
@@ -61,17 +61,6 @@ OURS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
     "random_5": (KondoDG, {"gate_rate": 0.5, "priority": "random"}),
     "random_3": (KondoDG, {"gate_rate": 0.3, "priority": "random"}),
     "random_1": (KondoDG, {"gate_rate": 0.1, "priority": "random"}),
-    "pg_once": (PolicyGradient, {}),
-    "dg_once": (DG, {}),
-    "pg_more_entropy": (PolicyGradient, {}),
-    "dg_cool": (DG, {}),
-    "pg_clip": (PolicyGradient, {}),
-    "dg_clip": (DG, {}),
-}
-#: methods that are run on some tasks alone
-ALONE = {
-    **dict.fromkeys(("pg_once", "dg_once"), MUJOCO),
-    **dict.fromkeys(("pg_more_entropy", "dg_cool", "pg_clip", "dg_clip"), MINATAR),
 }
 #: of the figure `clip` alone
 MUTING: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {"scaled_po": (ScaledPO, {})}
@@ -121,33 +110,37 @@ def zoo_config(method: str) -> Any:
     return yaml.safe_load((ZOO_CONFIGS / f"{method}.yml").read_text())
 
 
-#: of all methods of ours on MuJoCo: zoo_configs/dg.yml
+#: the methods of ours that every task has, with what sets a run of each apart from the others: the bonus, like DG's
+#: temperature of 10, was the better of two in the figure `clip`
+COMMON: dict[str, dict[str, Any]] = {
+    "pg": {},
+    "pg_entropy": {"ent_coef": 0.01},
+    "dg": {},
+    "dg_entropy": {"ent_coef": 0.01},
+    "dg_warm": {"temperature": 50.0},  # by which it holds, to first order, the bonus of pg_entropy
+    **{gate: {} for gate in ("kondo_soft", "kondo_price", "kondo_3", "kondo_1", "random_5", "random_3", "random_1")},
+}
+#: of all on MuJoCo: zoo_configs/dg.yml
 SHARED = {**control_levers.CLIP, "temperature": 10.0, "reference": 0.0}
 #: and of those without the clip, which do not bear a second pass, and learn faster from smaller rollouts
 ONCE = {**SHARED, "clipped": False, "n_epochs": 1, "n_steps": 32}
 # On MinAtar, where the others take one pass: rows, minibatches and passes of RL-Zoo's PPO on Atari. The policy gradient
 # ended Breakout at 11 with them (seed 0), and at 6 with a learning rate of .001.
 CLIPPED: dict[str, Any] = {"clipped": True, "n_steps": 32, "batch_size": 256, "n_epochs": 4}
-#: what a method has beyond these: the bonus, like DG's temperature of 10, was the better of two in the figure `clip`
-OWN: dict[str, dict[str, Any]] = {
-    "pg_entropy": {"ent_coef": 0.01},
-    "dg_entropy": {"ent_coef": 0.01},
-    "dg_warm": {"temperature": 50.0},  # by which it holds, to first order, the bonus of pg_entropy
-    "pg_more_entropy": {"ent_coef": 0.05},  # and this the one that DG holds at temperature 10
+ON_MUJOCO = {**{method: SHARED | own for method, own in COMMON.items()}, "pg_once": ONCE, "dg_once": ONCE}
+ON_MINATAR = {
+    **COMMON,
+    "pg_more_entropy": {"ent_coef": 0.05},  # the one that DG holds at temperature 10
     "dg_cool": {"temperature": 1.0},  # the papers'
+    "pg_clip": CLIPPED,
+    "dg_clip": CLIPPED,
 }
-
-
-def shared(task: Config, method: str) -> dict[str, Any]:
-    """Settings of a method of ours that are not its own."""
-    if task.env in MINATAR:
-        return CLIPPED if method.endswith("_clip") else {}
-    return ONCE if method.endswith("_once") else SHARED
+#: environment -> method of ours -> fields of its run
+ARMS = {**dict.fromkeys(MUJOCO, ON_MUJOCO), **dict.fromkeys(MINATAR, ON_MINATAR)}
 
 
 def arms(task: Config) -> list[Config]:
-    methods = [method for method in OURS if task.env in ALONE.get(method, (task.env,))]
-    ours = [replace(task, method=method, **(shared(task, method) | OWN.get(method, {}))) for method in methods]
+    ours = [replace(task, method=method, **fields) for method, fields in ARMS[task.env].items()]
     # Not by replace(): the settings of ours are none of theirs, and would only change the names of their runs.
     others = [
         Config(
@@ -170,7 +163,10 @@ SWEEP = {
     "finals": control_tuning.FINALS,
     **{env.removeprefix("MinAtar/"): arms(task) for env, task in (MUJOCO | MINATAR).items()},
     "aggregate": [config for task in MUJOCO.values() for config in arms(task)],
-    "bonus": [config for task in control_bonus.TASKS for config in control_bonus.arms(arms(task))],
+    **{
+        figure: [config for task in tasks for config in control_bonus.arms(arms(task))]
+        for figure, tasks in control_bonus.TASKS.items()
+    },
 }
 
 
@@ -313,7 +309,7 @@ EXPERIMENT = harness.Experiment(
         "tuning": control_tuning.draw,
         "finals": control_tuning.draw_finals,
         "aggregate": aggregate,
-        "bonus": functools.partial(control_bonus.draw, statistic=iqm),
+        **dict.fromkeys(control_bonus.TASKS, functools.partial(control_bonus.draw, statistic=iqm)),
     },
     metrics=(*training.METRICS, *training.PACKAGES),
     seeds=5,

@@ -13,13 +13,17 @@ from dataclasses import replace
 import numpy as np
 import plotting
 import records
-from control_tasks import LABELS, MINATAR, Config
+from control_tasks import LABELS, MINATAR, MUJOCO, Config
 from matplotlib.figure import Figure
 from records import Array, Runs, Statistic
 
 from sb3_delight.zoo import plots
 
-TASKS = [MINATAR[f"MinAtar/{game}-v1"] for game in ("Breakout", "Asterix")]
+#: figure -> its tasks
+TASKS = {
+    "bonus": [MINATAR[f"MinAtar/{game}-v1"] for game in ("Breakout", "Asterix")],
+    "bonus_mujoco": [MUJOCO["HalfCheetah-v5"]],  # under PPO's clip
+}
 BONUSES = (0.01, 0.02, 0.05, 0.1, 0.2)
 METRICS = {"deterministic": "likeliest actions", "sampled": "sampled actions"}
 
@@ -67,7 +71,7 @@ def draw(runs: Runs, statistic: Statistic) -> Figure:
         if plain.size:
             plotting.level(axes, plain, "policy gradient, no bonus", statistic, color=LABELS["pg"][1])
         axes.set(xscale="log", title=title, xlabel="entropy bonus (below: DG's temperature)", ylabel="return")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         axes.set_xticks(BONUSES, [f"{size:g}\n{temperature(size):g}" for size in BONUSES])
         axes.minorticks_off()
     plotting.legend_below(figure, panels[0], 3)
