@@ -430,7 +430,7 @@ def test_kondo_keeps_whole_episodes() -> None:
 
 def test_every_token_method_has_a_finite_gradient_that_ppo_shares_with_pg_at_no_delay() -> None:
     gradients = {}
-    for method in ("pg", "iw", "ppo", "dg", "pmpo", "scaled", "asympo", "kondo_token"):
+    for method in ("pg", "iw", "ppo", "dg", "pmpo", "scaled_po", "asympo", "kondo_token"):
         config = token_reversal.Config(method=method, horizon=4)
         torch.manual_seed(0)
         policy = token_reversal.Transformer(config)

@@ -15,7 +15,8 @@ the algorithms do, so that their default temperature of 10 can be compared.
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import harness
 import numpy as np
@@ -70,12 +71,13 @@ SWEEP = {
 }
 
 
-def method_weight(method: str, log_prob: Tensor, advantage: Tensor) -> Tensor:
-    if method == "pg":
-        return objectives.pg_weight(log_prob, advantage)
-    if method == "scaled_po":
-        return objectives.scaled_weight(log_prob, advantage, negative_scale=0.2)
-    return objectives.dg_weight(log_prob, advantage, {"dg": 1.0, "dg_10": 10.0, "kondo": 0.0}[method])
+WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "pg": objectives.pg_weight,
+    "scaled_po": objectives.scaled_weight,
+    "dg": partial(objectives.dg_weight, temperature=1.0),
+    "dg_10": partial(objectives.dg_weight, temperature=10.0),
+    "kondo": partial(objectives.dg_weight, temperature=0.0),
+}
 
 
 def policy_of(config: Config) -> Tensor:
@@ -90,7 +92,7 @@ def gradient(method: str, policy: Tensor, counts: Tensor) -> Tensor:
     log_prob = logits.log_softmax(-1)
     advantage = torch.full_like(log_prob, -0.5)
     advantage[:, 0] = 0.5
-    weight = method_weight(method, log_prob, advantage)
+    weight = WEIGHTS[method](log_prob, advantage)
     loss = objectives.policy_gradient_loss(log_prob, advantage, weight * counts, batch_size=1)
     (step,) = torch.autograd.grad(-loss, logits)
     return step
@@ -152,7 +154,7 @@ def gamble(config: Config, better: Tensor, uniform: Tensor, noise: Tensor) -> Te
     if config.bug:
         advantage = advantage / (acted * (1 - acted) + size**2).sqrt()  # its root mean square
     log_prob = torch.where(worse, 1 - better, better).log()
-    weight = method_weight(config.method, log_prob, advantage)
+    weight = WEIGHTS[config.method](log_prob, advantage)
     score = torch.where(worse, -better, 1 - better)  # of the better arm's logit
     return (weight * advantage * score).mean(dim=1)
 

@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, PercentFormatter
 from records import Array, Row, Runs
 from torch import Tensor
+from weights import WEIGHTS
 
 from sb3_delight import objectives
 from sb3_delight.envs.digits import load_digits_split
@@ -157,7 +158,8 @@ def loss_of(config: Config, log_probs: Tensor, labels: Tensor, batch: Batch, noi
         action, chance = torch.arange(log_probs.shape[-1]).expand_as(log_probs), log_probs.detach().exp()
         log_prob = log_probs
     advantage = (action == seen).float() - baseline(config, log_probs)
-    weight = method_weight(config, log_prob, advantage, batch.behaviour_log_prob, noise)
+    weights = WEIGHTS | {"dg": functools.partial(blurred_gate, noise=noise.unsqueeze(-1))}
+    weight = weights[config.method](config, log_prob, advantage, batch.behaviour_log_prob)
     loss = objectives.policy_gradient_loss(log_prob, advantage, weight * chance, batch_size=batch_size)
     if config.entropy_bonus:
         loss = loss + config.entropy_bonus * (log_probs.exp() * log_probs).sum() / batch_size
@@ -172,15 +174,9 @@ def baseline(config: Config, log_probs: Tensor) -> Tensor:
     return torch.full_like(log_probs[..., :1], {"zero": 0.0, "half": 0.5}[config.baseline])
 
 
-def method_weight(config: Config, log_prob: Tensor, advantage: Tensor, behaviour: Tensor, noise: Tensor) -> Tensor:
-    if config.method in ("pg", "kondo"):  # Kondo's rows are chosen before they come here, and weigh 1
-        return objectives.pg_weight(log_prob, advantage)
-    if config.method == "iw":
-        return objectives.importance_weight(log_prob, advantage, behaviour)
-    if config.method == "ppo":
-        return objectives.ppo_clip_weight(log_prob, advantage, behaviour)
+def blurred_gate(config: Config, log_prob: Tensor, advantage: Tensor, behaviour: Tensor, noise: Tensor) -> Tensor:
     delight = objectives.delight(log_prob, advantage)
-    return objectives.gate(blurred(config, delight, noise.unsqueeze(-1)), config.temperature)
+    return objectives.gate(blurred(config, delight, noise), config.temperature)
 
 
 def blurred(config: Config, delight: Tensor, noise: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from records import Row, Runs
 from torch import Tensor
+from weights import WEIGHTS
 
 from sb3_delight import objectives
 
@@ -63,10 +64,7 @@ def loss_of(config: Config, logits: Tensor, uniform: Tensor) -> Tensor:
         action = torch.arange(config.arms).expand(logits.shape)
         log_prob, chance = log_policy, log_policy.detach().exp()
     advantage = (action == 0).double() - config.baseline
-    if config.method == "pg":
-        weight = objectives.pg_weight(log_prob, advantage)
-    else:
-        weight = objectives.dg_weight(log_prob, advantage, config.temperature)
+    weight = WEIGHTS[config.method](config, log_prob, advantage, log_prob)
     return objectives.policy_gradient_loss(log_prob, advantage, weight * chance, batch_size=config.contexts)
 
 

@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from records import Row, Runs
 from torch import Tensor, nn
+from weights import WEIGHTS
 
 from sb3_delight import objectives
 from sb3_delight.envs import token_reversal as task
@@ -298,26 +299,20 @@ def loss_of(
     """
     taken = answer.unsqueeze(-1)
     log_prob, actor_log_prob = log_probs.gather(-1, taken).squeeze(-1), behaviour.gather(-1, taken).squeeze(-1)
-    size = batch_size * config.horizon  # terms of a whole batch
-    if config.method in ("pg", "kondo"):
-        weight = objectives.pg_weight(log_prob, advantage)
-    elif config.method == "dg":
-        weight = objectives.dg_weight(log_prob, advantage, config.temperature)
-    elif config.method == "kondo_token":
-        delight = objectives.delight(log_prob, advantage)
-        weight = objectives.gate(delight, temperature=0.0, price=objectives.price_for_rate(delight, config.gate_rate))
-    elif config.method == "iw":
-        weight = objectives.importance_weight(log_prob, advantage, actor_log_prob)
-    elif config.method == "ppo":
-        weight = objectives.ppo_clip_weight(log_prob, advantage, actor_log_prob)
-    elif config.method == "scaled_po":
-        weight = objectives.scaled_weight(log_prob, advantage)
-    elif config.method == "asympo":
-        weight, size = objectives.asympo_weight(log_prob, advantage), batch_size
-    else:
+    if config.method == "pmpo":  # whose loss is not a weight alone
         return pmpo_loss(log_prob, log_probs, behaviour, advantage)
+    weights = WEIGHTS | {"kondo_token": token_gate}
+    weight = weights[config.method](config, log_prob, advantage, actor_log_prob)
+    # Terms of a whole batch; ASymPO divides by the tokens itself.
+    size = batch_size * (1 if config.method == "asympo" else config.horizon)
     loss = objectives.policy_gradient_loss(log_prob, advantage, weight, batch_size=size)
     return loss + config.entropy_bonus * (log_probs.exp() * log_probs).sum() / size
+
+
+def token_gate(config: Config, log_prob: Tensor, advantage: Tensor, behaviour: Tensor) -> Tensor:
+    """Kondo on single tokens."""
+    delight = objectives.delight(log_prob, advantage)
+    return objectives.gate(delight, temperature=0.0, price=objectives.price_for_rate(delight, config.gate_rate))
 
 
 def pmpo_loss(
