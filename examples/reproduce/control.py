@@ -291,6 +291,9 @@ def aggregate(runs: Runs) -> Figure:
             found[label(config), config.env] = (np.array([config.updates]), scores[:, None])
     normalised = plots.final_scores(found)
     figure = plots.aggregates(normalised)
+    tasks = [env for env in MUJOCO if all((name, env) in found for name, _ in found)]
+    seeds = records.extent([len(scores) for scores in normalised.values()])
+    figure.suptitle(f"{', '.join(tasks)}: {seeds} seeds of each", fontsize=10)
     methods = {label(config): config.method for config in runs.configs}
     print("probability that a run of DG is above one of")
     for method, chance in improvements({methods[name]: scores for name, scores in normalised.items()}).items():
