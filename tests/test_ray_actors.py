@@ -495,8 +495,12 @@ def test_frictions_reach_the_actors(running_ray: None) -> None:
 
 
 def test_deaths_after_a_rollout_are_not_in_a_row(running_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die_later() -> None:
+        time.sleep(2)  # until the rollout before is on its way
+        die()
+
     monkeypatch.setattr(ray_actors, "MAX_DEATHS_IN_A_ROW", 1)
-    pool = Spy(1, env_fn=lambda: Fails(die, at=20))  # in the second rollout of every process
+    pool = Spy(1, env_fn=lambda: Fails(die_later, at=20))  # in the second rollout of every process
     make(pool, DummyVecEnv([Telling])).learn(3 * 16)
     assert pool.last_statistics["restarts"] == 2
 
