@@ -1,7 +1,9 @@
 """Checks of what users pass in: every refusal names the argument, its value and what is allowed."""
 
 import argparse
+import inspect
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 __all__ = [
     "SUPPORTED_SPACES",
     "as_schedule",
+    "check_keywords",
     "check_spaces",
     "count",
     "install",
@@ -43,6 +46,17 @@ def is_whole(value: Any, least: int = 1) -> bool:
 def is_flag(value: Any) -> bool:
     """Whether the value is true or false, and no text: "off" would be true."""
     return isinstance(value, bool | np.bool_)
+
+
+def check_keywords(cls: type, names: Iterable[str]) -> None:
+    """Of ``cls.load()``, which in stable-baselines3 keeps a misspelt argument as an attribute, and trains without it.
+
+    :raises ValueError: if one is no argument of the constructor, or of those that it passes keywords on to
+    """
+    constructors = (vars(each)["__init__"] for each in cls.__mro__ if "__init__" in vars(each))
+    known = {name for each in constructors for name in inspect.signature(each).parameters}
+    for name in names:
+        require(name in known, "a keyword of load()", name, f"an argument of {cls.__name__}")
 
 
 def install(extra: str) -> str:

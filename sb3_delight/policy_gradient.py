@@ -5,7 +5,6 @@ for the critic's.
 """
 
 import functools
-import inspect
 import itertools
 import math
 from collections import defaultdict
@@ -34,7 +33,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from sb3_delight import objectives
-from sb3_delight.arguments import SUPPORTED_SPACES, as_schedule, check_spaces, is_flag, is_whole, number, require
+from sb3_delight.arguments import (
+    SUPPORTED_SPACES,
+    as_schedule,
+    check_keywords,
+    check_spaces,
+    is_flag,
+    is_whole,
+    number,
+    require,
+)
 from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout, take
 from sb3_delight.finite import (
     NotFiniteError,
@@ -222,16 +230,13 @@ class PolicyGradient(OnPolicyAlgorithm):
         force_reset: bool = True,
         **kwargs: Any,
     ) -> SelfPolicyGradient:
-        """As in stable-baselines3, which keeps a misspelt argument as an attribute, and trains without it.
+        """As in stable-baselines3, but that no misspelt argument is taken in silence.
 
         :param env: to train on; a registered id, too
         :param kwargs: arguments of the constructor, instead of those that were saved
         :raises ValueError: if one is no argument of the constructor, or outside its range
         """
-        constructors = (vars(each)["__init__"] for each in cls.__mro__ if "__init__" in vars(each))
-        known = {name for each in constructors for name in inspect.signature(each).parameters}
-        for name in kwargs:
-            require(name in known, "a keyword of load()", name, f"an argument of {cls.__name__}")
+        check_keywords(cls, kwargs)
         env = None if env is None else maybe_make_env(env, kwargs.get("verbose", 0))
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 

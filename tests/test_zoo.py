@@ -324,6 +324,13 @@ def check_an_agent_is_continued_as_what_it_is_or_not_at_all() -> None:
         zoo(*run, "-i", str(checkpoint))
 
 
+def check_an_agent_of_rl_zoos_own_algorithms_takes_no_misspelt_argument() -> None:
+    run = ("train", "--algo", "ppo", "--env", "CartPole-v1", "-n", "200", "--eval-freq", "-1", "-f", "theirs")
+    zoo(*run)
+    with pytest.raises(SystemExit, match="must be an argument of PPO, got 'clip_rnge'"):
+        zoo(*run, "-i", "theirs/ppo/CartPole-v1_1/CartPole-v1.zip", "-params", "clip_rnge:0.1")
+
+
 def check_statistics_come_with_every_checkpoint() -> None:
     from sb3_delight import DG
 

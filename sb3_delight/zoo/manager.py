@@ -17,7 +17,7 @@ import numpy as np
 import optuna
 import yaml
 from optuna.trial import FrozenTrial
-from rl_zoo3 import exp_manager
+from rl_zoo3 import ALGOS, exp_manager
 from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
@@ -25,7 +25,7 @@ from rl_zoo3.utils import get_latest_run_id
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_delight.arguments import as_schedule, is_whole, require
+from sb3_delight.arguments import as_schedule, check_keywords, is_whole, require
 from sb3_delight.zoo.studies import as_json, create_tables, open_study, settled, storage_of
 
 __all__ = ["ZooManager", "packaged_config"]
@@ -250,6 +250,14 @@ class ZooManager(ExperimentManager):
         given = hyperparams.setdefault("normalize", found)
         allowed = f"{found} with -i: {there_are} VecNormalize statistics of the agent in {statistics}"
         require(bool(given) == found, "normalize", given, allowed)
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> Any:
+        """As in RL-Zoo.
+
+        :raises ValueError: if a name is no argument of the algorithm, be it RL-Zoo's own
+        """
+        check_keywords(ALGOS[self.algo], hyperparams)
+        return super()._load_pretrained_agent(hyperparams, env)
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
         """As in RL-Zoo; statistics that were loaded discount by the gamma of today."""
