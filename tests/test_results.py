@@ -93,7 +93,7 @@ def test_control(start: str) -> None:
             if not late[method].size:
                 expected[method] += ["not run", "", ""]
                 continue
-            score = in_brackets(late[method], int(on_minatar), control.iqm)
+            score = in_brackets(late[method], 1 if on_minatar else 0, control.iqm)
             chance = chances.get(method, "").replace("0.00", "0").replace("1.00", "1").replace("0.", ".")
             expected[method] += [score, chance]
             if on_minatar:

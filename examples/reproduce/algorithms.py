@@ -155,8 +155,7 @@ def curves(runs: Runs) -> Figure:
     """Error over updates: the plain loops dotted, the algorithms drawn through."""
     figure, (axes,) = plotting.panels()
     for config in runs.configs:
-        name = {"pg": "policy gradient", "dg": "DG"}[config.method]
-        label = f"{name}, {'plain loop' if config.loop == 'plain' else 'on stable-baselines3'}"
+        label = f"{plotting.NAMES[config.method]}, {'plain loop' if config.loop == 'plain' else 'on stable-baselines3'}"
         style = {"color": plotting.COLOURS[config.method], "linestyle": ":" if config.loop == "plain" else "-"}
         plotting.draw(axes, runs, config, "error", label, **style)
     axes.set(xlabel="update", yscale="log")

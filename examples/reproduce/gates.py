@@ -94,7 +94,7 @@ STYLES = {
     "dg": {"color": plotting.COLOURS["dg"], "linestyle": ":"},
     "delight": {"color": plotting.COLOURS["kondo"]},
     "advantage": {"color": plotting.COLOURS["pmpo"]},
-    "random": {"color": plotting.COLOURS["oracle"]},
+    "random": {"color": plotting.COLOURS["random"]},
 }
 CRITIC_LINES = {1.0: "-", 0.3: "--", 0.1: "-."}
 
@@ -109,7 +109,7 @@ def style(config: Config) -> dict[str, Any]:
 
 def label(config: Config) -> str:
     if config.method != "kondo":
-        return {"pg": "policy gradient", "dg": "DG"}[config.method]
+        return plotting.NAMES[config.method]
     if config.gate_rate is None:
         return "delight, price 0"
     critic = f", critic {config.critic_rate:g}" if config.critic_rate < 1 else ""

@@ -322,9 +322,7 @@ def alignment(
 
 def name(config: Config) -> str:
     """In ``plotting``."""
-    if math.isinf(config.temperature):
-        return "half_pg"
-    return "oracle" if config.method == "cross_entropy" else config.method
+    return "half_pg" if math.isinf(config.temperature) else config.method
 
 
 def words(config: Config) -> str:
@@ -350,7 +348,7 @@ def error_axes(figure: Figure, data: str, legends: bool = True) -> Figure:
 
 def curves(runs: Runs, groups: list[tuple[str, list[Config], list[str], list[Any]]]) -> Figure:
     """Test error over updates, one panel per group of (title, configs, labels, colours)."""
-    figure, axes = plotting.panels(len(groups), sharey=len({bool(c) for _, c, _, _ in groups}) == 1)
+    figure, axes = plotting.panels(len(groups), sharey=all(configs for _, configs, _, _ in groups))
     for panel, (title, configs, labels, colours) in zip(axes, groups, strict=True):
         for config, label, tint in zip(configs, labels, colours, strict=True):
             plotting.draw(panel, runs, config, "test_error", label, color=tint)

@@ -23,7 +23,7 @@ NAMES = {
     "pmpo": "PMPO",
     "scaled_po": "Scaled PO",
     "asympo": "ASymPO",
-    "oracle": "cross-entropy (sees labels)",
+    "cross_entropy": "cross-entropy (sees labels)",
 }
 COLOURS = {
     "pg": "#4c72b0",
@@ -35,7 +35,8 @@ COLOURS = {
     "pmpo": "#55a868",
     "scaled_po": "#d16ba5",
     "asympo": "#333333",
-    "oracle": "#333333",
+    "cross_entropy": "#333333",
+    "random": "#333333",
     "sampled": "#2a7f7f",  # actions that are; no methods
     "deterministic": "#b8860b",
 }

@@ -197,11 +197,11 @@ def run(config: Config, seeds: list[int]) -> list[Row]:
 # --- figures --------------------------------------------------------------------------------------------------------
 
 LABELS = {
-    "pg": ("policy gradient", plotting.COLOURS["pg"], "-"),
-    "iw": ("importance weights", plotting.COLOURS["iw"], "-"),
-    "ppo": ("PPO's clip", plotting.COLOURS["ppo"], "-"),
-    "scaled_po": ("Scaled PO", plotting.COLOURS["scaled_po"], "-"),
-    "dg": ("DG", plotting.COLOURS["dg"], "-"),
+    "pg": (plotting.NAMES["pg"], plotting.COLOURS["pg"], "-"),
+    "iw": (plotting.NAMES["iw"], plotting.COLOURS["iw"], "-"),
+    "ppo": (plotting.NAMES["ppo"], plotting.COLOURS["ppo"], "-"),
+    "scaled_po": (plotting.NAMES["scaled_po"], plotting.COLOURS["scaled_po"], "-"),
+    "dg": (plotting.NAMES["dg"], plotting.COLOURS["dg"], "-"),
     "dg_1": ("DG, temperature 1", plotting.COLOURS["dg"], "--"),
     "kondo_rate": ("Kondo, rate .3", plotting.COLOURS["kondo"], "-"),
     "kondo_price": ("Kondo, price 0", plotting.COLOURS["kondo"], "--"),

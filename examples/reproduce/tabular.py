@@ -105,8 +105,7 @@ def label(config: Config) -> tuple[str, str]:
     if config.method == "dg":
         shade = {0.25: "#f2c6c7", 0.5: "#e08e90", 1: plotting.COLOURS["dg"], 2: "#7d1f22"}[config.temperature]
         return f"DG, temperature {config.temperature:g}", shade
-    name = {"cross_entropy": "oracle"}.get(config.method, config.method)
-    return plotting.NAMES[name], plotting.COLOURS[name]
+    return plotting.NAMES[config.method], plotting.COLOURS[config.method]
 
 
 def both(runs: Runs) -> Figure:

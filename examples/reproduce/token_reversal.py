@@ -513,15 +513,14 @@ def scaling(runs: Runs) -> Figure:
     """Final error by horizon and by number of symbols; a task counts as solved below 5 % error."""
     figure, axes = plotting.panels(3, width=4.4)
     fresh = [config for config in runs.configs if not config.delay]
-    by_field = {
-        "horizon": [config for config in fresh if config.symbols == DG.symbols],
-        "symbols": [config for config in fresh if config.horizon == DG.horizon],
-        "horizon, four frictions": [config for config in runs.configs if config.delay],
-    }
-    for panel, (label, configs) in zip(axes, by_field.items(), strict=True):
-        field = label.split(",")[0]
-        for config in configs[:1]:
-            panel.set_title(f"{frictions_of(config)}, {config.updates} updates")
+    by_field = [
+        ("horizon", [config for config in fresh if config.symbols == DG.symbols]),
+        ("symbols", [config for config in fresh if config.horizon == DG.horizon]),
+        ("horizon", [config for config in runs.configs if config.delay]),
+    ]
+    for panel, (field, configs) in zip(axes, by_field, strict=True):
+        if configs:  # a smoke run has another horizon, and none of these
+            panel.set_title(f"{frictions_of(configs[0])}, {configs[0].updates} updates")
         for name, chosen in grouped(configs, words).items():
             x, errors = [getattr(c, field) for c in chosen], [runs.last(c, "error") for c in chosen]
             plotting.points(panel, x, errors, name, color=colour(chosen[0]))
