@@ -11,7 +11,7 @@ from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, Roll
 from torch import Tensor
 
 from sb3_delight.minibatches import pinned, upload
-from sb3_delight.returns import gae
+from sb3_delight.returns import gae, vtrace
 
 __all__ = [
     "DeviceRolloutBuffer",
@@ -150,15 +150,29 @@ class DeviceRolloutBuffer(RolloutBuffer):
 
     def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
         """Fill ``advantages`` and ``returns`` by :func:`sb3_delight.returns.gae`."""
-        advantages, returns = gae(
-            self.rewards,
-            self.values,
-            self.episode_starts,
-            last_values.detach().flatten(),
-            torch.as_tensor(dones, dtype=torch.float32, device=self.device),
-            self.gamma,
-            self.gae_lambda,
-        )
+        self._keep(*gae(**self._trajectories(last_values, dones)))
+
+    def compute_vtrace(self, last_values: Tensor, dones: np.ndarray, log_prob: Tensor) -> None:
+        """Fill ``advantages`` and ``returns`` by :func:`sb3_delight.returns.vtrace`, for actions of an older policy.
+
+        :param log_prob: of the actions under the policy being trained, ``[n_steps * n_envs]``, in the order of
+            :func:`flat_rollout`
+        """
+        learner = log_prob.view(self.n_envs, self.buffer_size).transpose(0, 1)
+        self._keep(*vtrace(**self._trajectories(last_values, dones), log_ratio=learner - self.log_probs))
+
+    def _trajectories(self, last_values: Tensor, dones: np.ndarray) -> dict[str, Any]:
+        return {
+            "rewards": self.rewards,
+            "values": self.values,
+            "episode_starts": self.episode_starts,
+            "last_values": last_values.detach().flatten(),
+            "last_dones": torch.as_tensor(dones, dtype=torch.float32, device=self.device),
+            "gamma": self.gamma,
+            "gae_lambda": self.gae_lambda,
+        }
+
+    def _keep(self, advantages: Tensor, returns: Tensor) -> None:
         self.advantages.copy_(advantages)
         self.returns.copy_(returns)
 

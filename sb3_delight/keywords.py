@@ -21,6 +21,7 @@ class _Shared(TypedDict, total=False):
     ent_coef: float
     vf_coef: float
     max_grad_norm: float
+    advantage_estimator: Literal["gae", "vtrace"]
     surprisal_clip: float | None
     surprisal_baseline: Literal["none", "mode"]
     use_sde: bool

@@ -69,6 +69,7 @@ ADVANTAGE_SCALING: dict[str, Callable[[Tensor], Tensor]] = {
     "standardize": objectives.standardize,
 }
 
+ESTIMATORS = ["gae", "vtrace"]
 BASELINES = ["none", "mode"]
 COUNTS = ("_n_updates", "actor_rows", "critic_rows", "screen_rows")  #: what an update that is undone leaves as it was
 
@@ -102,6 +103,10 @@ class PolicyGradient(OnPolicyAlgorithm):
         already holds one, of about ``Var(A) / (4 * temperature)``.
     :param vf_coef: weight of the value loss, which shares the optimiser and the gradient norm with the policy's
     :param max_grad_norm: the gradient is scaled down to this norm
+    :param advantage_estimator: ``"gae"``; with ``actors`` also ``"vtrace"`` (Espeholt et al., 2018), which corrects
+        values and advantages of older weights' rollouts by the ratio of the learner's probabilities to the actor's,
+        truncated at 1: for actors whose recorded log-probabilities are true. The row's own ratio is the weight's
+        matter: ``ImportanceWeightedPG(ratio_clip=1, advantage_estimator="vtrace")`` is IMPALA's policy gradient.
     :param advantage_scaling: ``"off"``; ``"scale"`` divides by the root mean square, which keeps every sign;
         ``"standardize"`` also centres, as stable-baselines3's ``normalize_advantage`` does: with ``actors`` that
         removes the constant that a lagging critic adds, which would push the policy away from the actors' actions, or
@@ -157,6 +162,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
+        advantage_estimator: Literal["gae", "vtrace"] = "gae",
         advantage_scaling: Literal["off", "scale", "standardize"] = "off",
         surprisal_clip: float | None = 10.0,
         surprisal_baseline: Literal["none", "mode"] = "none",
@@ -210,6 +216,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         self.n_epochs = n_epochs
         self.extra_critic_epochs = extra_critic_epochs
         self.clip_range = clip_range
+        self.advantage_estimator = advantage_estimator
         self.advantage_scaling = advantage_scaling
         self.surprisal_clip = surprisal_clip
         self.surprisal_baseline = surprisal_baseline
@@ -279,6 +286,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         for name in ("ent_coef", "vf_coef"):
             require(math.isfinite(number(getattr(self, name))), name, getattr(self, name), "a finite number")
         require(number(self.max_grad_norm) > 0, "max_grad_norm", self.max_grad_norm, "positive")
+        estimator = self.advantage_estimator
+        require(estimator in ESTIMATORS, "advantage_estimator", estimator, f"one of {ESTIMATORS}")
         scaling = self.advantage_scaling
         require(scaling in list(ADVANTAGE_SCALING), "advantage_scaling", scaling, f"one of {list(ADVANTAGE_SCALING)}")
         require(is_flag(self.use_sde), "use_sde", self.use_sde, "True or False")
@@ -286,9 +295,11 @@ class PolicyGradient(OnPolicyAlgorithm):
         require(
             frequency == -1 or is_whole(frequency), "sde_sample_freq", frequency, "a whole number, 1 or more, or -1"
         )
-        buffer = self.rollout_buffer_class
+        buffer: Any = self.rollout_buffer_class
         known = isinstance(buffer, type) and issubclass(buffer, RolloutBuffer)
         require(known, "rollout_buffer_class", buffer, "RolloutBuffer, a class derived from it, or None")
+        fits = estimator == "gae" or issubclass(buffer, DeviceRolloutBuffer)
+        require(fits, "rollout_buffer_class", buffer, "a DeviceRolloutBuffer with advantage_estimator='vtrace'")
         pool = self.actors
         fits = pool is None or (isinstance(pool, ActorPool) and not isinstance(pool, type))
         require(fits, "actors", pool, "a pool of sb3_delight.actors, or None")

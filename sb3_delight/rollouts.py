@@ -12,8 +12,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
-from sb3_delight.buffers import map_observations
-from sb3_delight.forward import slices_without_gradient, uncompiled
+from sb3_delight.buffers import flat_rollout, map_observations
+from sb3_delight.forward import evaluate_log_prob, slices_without_gradient, uncompiled
 from sb3_delight.normalization import Statistics, merge_statistics, statistics_of
 
 __all__ = ["ActorPool", "Intake", "Rollout", "Weights"]
@@ -168,9 +168,18 @@ def fill_buffer(rollout: Rollout, algorithm: OnPolicyAlgorithm, callback: BaseCa
                 rewards[index] += (algorithm.gamma * terminal_value).item()
         buffer.add(rollout.observation(step), actions, rewards, starts, values[step], log_probs[step])
     last_values = policy.predict_values(obs_as_tensor(rollout.last_observation, algorithm.device))
-    buffer.compute_returns_and_advantage(last_values=last_values, dones=rollout.last_dones)
+    _compute_advantages(rollout, algorithm, last_values)
     callback.on_rollout_end()
     return True
+
+
+def _compute_advantages(rollout: Rollout, algorithm: Any, last_values: Tensor) -> None:
+    buffer = algorithm.rollout_buffer
+    if algorithm.advantage_estimator == "gae" or rollout.version == algorithm._n_updates:  # then V-trace is GAE
+        buffer.compute_returns_and_advantage(last_values=last_values, dones=rollout.last_dones)
+    else:
+        log_prob = evaluate_log_prob(algorithm.policy, flat_rollout(buffer), algorithm.batch_size)
+        buffer.compute_vtrace(last_values, rollout.last_dones, log_prob)
 
 
 def _like(example: np.ndarray, array: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import torch
 from envs import AnySpaces, Poisoned
 from gymnasium import make as make_gym
 from gymnasium import spaces
-from stable_baselines3.common.buffers import DictRolloutBuffer
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CheckpointCallback,
@@ -34,6 +34,7 @@ from sb3_delight.baselines import PPO, ImportanceWeightedPG
 from sb3_delight.buffers import observation_parts
 from sb3_delight.frictions import ActorBug
 from sb3_delight.normalization import statistics_of
+from sb3_delight.returns import gae, vtrace
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
 METHODS: list[tuple[type[PolicyGradient], dict[str, Any]]] = [
@@ -41,6 +42,7 @@ METHODS: list[tuple[type[PolicyGradient], dict[str, Any]]] = [
     (DG, {}),
     (KondoDG, {"gate_rate": 0.3, "screen": "stored"}),
     (ImportanceWeightedPG, {}),
+    (ImportanceWeightedPG, {"ratio_clip": 1.0, "advantage_estimator": "vtrace"}),
     (PPO, {"batch_size": 32, "n_epochs": 2}),
 ]
 
@@ -224,6 +226,43 @@ def test_values_are_the_learners_and_log_probabilities_the_actors() -> None:
     # A rate high enough for values to move by more than the tolerance.
     make(PolicyGradient, learning_rate=0.01, batch_size=8, actors=pool).learn(5 * 32, callback=Check())
     assert seen == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+def test_vtrace_corrects_older_rollouts_by_the_learners_probabilities(env_id: str) -> None:
+    pool = Spy(staleness=1)
+    differ: list[bool] = []
+
+    class Check(BaseCallback):
+        def _on_rollout_end(self) -> None:
+            model, rollout = self.model, pool.collected[-1]
+            assert isinstance(model, PolicyGradient)
+            buffer: Any = model.rollout_buffer
+            flat = env_id == "CartPole-v1"
+            ratios = np.zeros_like(rollout.rewards)
+            with torch.no_grad():
+                last = model.policy.predict_values(torch.as_tensor(rollout.last_observation)).flatten()
+                for step in range(16):
+                    actions = torch.as_tensor(rollout.actions[step])
+                    observations = torch.as_tensor(rollout.observations[step])
+                    learner = model.policy.evaluate_actions(observations, actions.flatten() if flat else actions)[1]
+                    ratios[step] = learner - rollout.log_probs[step]
+            end = (last, torch.as_tensor(rollout.last_dones, dtype=torch.float32))
+            given = (buffer.rewards, buffer.values, buffer.episode_starts, *end, model.gamma, model.gae_lambda)
+            advantages, returns = vtrace(*given, torch.as_tensor(ratios))
+            torch.testing.assert_close(buffer.advantages, advantages, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(buffer.returns, returns, atol=1e-5, rtol=1e-4)
+            differ.append(not torch.allclose(returns, gae(*given)[1], atol=1e-3))
+
+        def _on_step(self) -> bool:
+            return True
+
+    env = make_vec_env(env_id, 2)
+    arguments: dict[str, Any] = {"learning_rate": 0.01, "batch_size": 8, "advantage_estimator": "vtrace"}
+    make(DG, env, actors=pool, **arguments).learn(4 * 32, callback=Check())
+    assert differ == [False, True, True, True]
+    with pytest.raises(ValueError, match="rollout_buffer_class must be a DeviceRolloutBuffer with advantage_est"):
+        make(DG, env, rollout_buffer_class=RolloutBuffer, **arguments)
 
 
 @pytest.mark.parametrize("buffer", [None, DictRolloutBuffer])

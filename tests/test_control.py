@@ -335,7 +335,8 @@ def test_reuse_corrects_the_last_rollouts_and_trains_on_them_first(method: str) 
         values = model.policy.predict_values(observations.reshape(-1, 3)).view(32, 4)
         torch.testing.assert_close(buffer.values, values)
         ratio = (model.policy.evaluate_actions(observations[-1], buffer.actions[-1])[1] - buffer.log_probs[-1]).exp()
-        last = buffer.rewards[-1] + 0.99 * (1 - buffer.last_dones) * buffer.last_values - values[-1]
+        going_on = 1 - torch.as_tensor(buffer.last_dones, dtype=torch.float32)
+        last = buffer.rewards[-1] + 0.99 * going_on * buffer.last_values.flatten() - values[-1]
         torch.testing.assert_close(buffer.advantages[-1], last)
         torch.testing.assert_close(buffer.returns[-1], values[-1] + ratio.clamp(max=1) * last, atol=1e-4, rtol=1e-4)
 

@@ -58,6 +58,7 @@ def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
         (PolicyGradient, "n_steps", 2.5),
         (PolicyGradient, "n_epochs", 0),
         (PolicyGradient, "n_epochs", True),
+        (PolicyGradient, "advantage_estimator", "v-trace"),
         (PolicyGradient, "extra_critic_epochs", -1),
         (PolicyGradient, "extra_critic_epochs", 0.5),
         (PolicyGradient, "batch_size", 0),

@@ -15,7 +15,6 @@ from torch import nn
 from sb3_delight import DG, PolicyGradient
 from sb3_delight.baselines import ImportanceWeightedPG
 from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout
-from sb3_delight.returns import vtrace
 
 
 class LessEntropyDG(DG):
@@ -60,7 +59,7 @@ class KeptBuffer(DeviceRolloutBuffer):
     """Remembers what came after its last step, by the critic of the time."""
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: Any) -> None:
-        self.last_values, self.last_dones = last_values.flatten(), torch.as_tensor(dones, dtype=torch.float32)
+        self.last_values, self.last_dones = last_values, dones
         super().compute_returns_and_advantage(last_values, dones)
 
 
@@ -88,14 +87,8 @@ class Reusing(PolicyGradient):
     def correct(self, buffer: KeptBuffer) -> None:
         rollout = flat_rollout(buffer)  # environment by environment
         values, log_prob, _ = self.policy.evaluate_actions(rollout.observations, rollout.actions)
-        values, log_ratio = (flat.view(self.n_envs, -1).T for flat in (values, log_prob - rollout.old_log_prob))
-        end = (buffer.last_values, buffer.last_dones)
-        decay = (self.gamma, self.gae_lambda)
-        advantages, returns = vtrace(buffer.rewards, values, buffer.episode_starts, *end, *decay, log_ratio)
-        for stored, corrected in zip(
-            (buffer.values, buffer.advantages, buffer.returns), (values, advantages, returns), strict=True
-        ):
-            stored.copy_(corrected)
+        buffer.values.copy_(values.view(self.n_envs, -1).T)
+        buffer.compute_vtrace(buffer.last_values, buffer.last_dones, log_prob)
 
 
 class ReusingDG(Reusing, DG):

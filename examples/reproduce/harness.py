@@ -136,7 +136,7 @@ def write_results(results: Iterator[tuple[Any, list[Row]]], path: Path, columns:
         bar.update(max(1, config.updates) * len({row["seed"] for row in rows}))
 
 
-RATIO_METHODS = ("iw", "ppo")
+RATIO_METHODS = ("iw", "vtrace", "ppo")
 
 
 def run_that_stands_for(method: str, age: int) -> str:

@@ -20,6 +20,7 @@ NAMES = {
     "kondo": "Kondo",
     "ppo": "PPO's clip",
     "iw": "importance weights",
+    "vtrace": "V-trace",
     "pmpo": "PMPO",
     "scaled_po": "Scaled PO",
     "asympo": "ASymPO",

@@ -60,6 +60,7 @@ class Watched(Config):
 METHODS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
     "pg": (PolicyGradient, {}),
     "iw": (ImportanceWeightedPG, {}),
+    "vtrace": (ImportanceWeightedPG, {"ratio_clip": 1.0, "advantage_estimator": "vtrace"}),  # IMPALA's
     "ppo": (PPO, {"batch_size": None, "n_epochs": 1}),
     "scaled_po": (ScaledPO, {}),
     "dg": (DG, {"temperature": 10.0}),  # our default
@@ -199,6 +200,7 @@ def run(config: Config, seeds: list[int]) -> list[Row]:
 LABELS = {
     "pg": (plotting.NAMES["pg"], plotting.COLOURS["pg"], "-"),
     "iw": (plotting.NAMES["iw"], plotting.COLOURS["iw"], "-"),
+    "vtrace": (plotting.NAMES["vtrace"], plotting.COLOURS["iw"], "--"),
     "ppo": (plotting.NAMES["ppo"], plotting.COLOURS["ppo"], "-"),
     "scaled_po": (plotting.NAMES["scaled_po"], plotting.COLOURS["scaled_po"], "-"),
     "dg": (plotting.NAMES["dg"], plotting.COLOURS["dg"], "-"),
