@@ -53,6 +53,10 @@ class DG(PolicyGradient):
         self.normalize_delight = normalize_delight
         super().__init__(policy, env, learning_rate, advantage_scaling=advantage_scaling, **kwargs)
 
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._warn_of_densities()
+
     def _resolve_arguments(self) -> None:
         super()._resolve_arguments()
         require(is_flag(self.normalize_delight), "normalize_delight", self.normalize_delight, "True or False")

@@ -27,21 +27,22 @@ class KondoDG(PolicyGradient):
     batch: at price 0 its expectation is DG's gradient at the same temperature. Without ``actors`` a row is judged by
     the log-probability that the rollout stored, which is free and, for one pass over a fresh rollout, exact.
 
-    The default keeps every row of positive delight, the critic every row. ``temperature=10`` at price 0 is DG's step in
-    expectation for about half of the rows. A ``gate_rate`` by delight saves more, but on control tasks its rows were
-    hardly ever better than random ones, and policies stayed noisy (``examples/reproduce/gates.py``): compare with
-    ``priority="random"`` before you rely on a rate. No gate takes fewer optimiser steps: a larger ``batch_size``, which
-    counts dropped rows, does that.
+    The default is a coin with the gate of ``DG()``: its step in expectation, for about half of the rows; the critic
+    keeps every row. A hard gate, by a ``price`` or a ``gate_rate``, saves more with a rate. But on long control tasks
+    hard gates were far behind the coin, rows by delight were hardly ever better than random ones, and policies stayed
+    noisy (``examples/reproduce/control.py``, ``gates.py``): compare with ``priority="random"`` before you rely on a
+    rate. No gate takes fewer optimiser steps: a larger ``batch_size``, which counts dropped rows, does that.
 
     :param policy: see :class:`~sb3_delight.policy_gradient.PolicyGradient`, as for all parameters not listed here
     :param env: environment, vectorised environment, or registered Gymnasium id
     :param gate_rate: share of rows to keep, in (0, 1]; the price follows. With a hard gate exactly
         ``ceil(gate_rate * B)`` of B rows are kept, at least one; ties are broken. Lower is cheaper and greedier.
-    :param price: delight that a row must exceed, if ``gate_rate`` is ``None``. 0, the default, keeps positive delight:
-        for probabilities, every row with a positive advantage. Raise it to keep fewer. With densities above 1 it
-        keeps failures, unless ``surprisal_baseline="mode"``.
+    :param price: delight that a row must exceed, in place of a ``gate_rate``. 0 keeps positive delight: for
+        probabilities, every row with a positive advantage. Raise it to keep fewer. With densities above 1 it keeps
+        failures, unless ``surprisal_baseline="mode"``. ``None`` is 0, or what follows from ``gate_rate``.
     :param temperature: of the gate, in reward x nats. 0 is the hard gate, with no coin; a positive one keeps any row
         now and then, as often as DG would weigh it. A number, a schedule of the remaining progress, or ``"lin_x"``.
+        ``None`` is 0 where a price or a rate is given, and else 10, as in ``DG``.
     :param priority: what the gate judges. ``"delight"`` is the method; ``"advantage"``, ``"abs_advantage"``,
         ``"surprisal"``, ``"additive"`` and ``"random"`` are its controls. ``"random"`` needs a ``gate_rate``.
     :param additive_alpha: for ``"additive"``, alpha x advantage + (1 - alpha) x surprisal
@@ -65,8 +66,8 @@ class KondoDG(PolicyGradient):
         learning_rate: float | str | Schedule = 7e-4,
         *,
         gate_rate: float | None = None,
-        price: float = 0.0,
-        temperature: float | str | Schedule = 0.0,
+        price: float | None = None,
+        temperature: float | str | Schedule | None = None,
         priority: Priority = "delight",
         additive_alpha: float = 0.5,
         critic_rate: float = 1.0,
@@ -85,13 +86,17 @@ class KondoDG(PolicyGradient):
         self.normalize_delight = normalize_delight
         super().__init__(policy, env, learning_rate, advantage_scaling=advantage_scaling, **kwargs)
 
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._warn_of_densities()
+
     def _resolve_arguments(self) -> None:
         super()._resolve_arguments()
-        rate = self.gate_rate
+        rate, price = self.gate_rate, self.price
         if rate is not None:
             require(0 < number(rate) <= 1, "gate_rate", rate, "in (0, 1], or None")
-            require(self.price == 0, "price", self.price, "0 where gate_rate is given: the price then follows from it")
-        require(math.isfinite(number(self.price)), "price", self.price, "a finite number")
+            require(price is None, "price", price, "None where gate_rate is given: the price then follows from it")
+        require(price is None or math.isfinite(number(price)), "price", price, "a finite number, or None")
         names = list(objectives.PRIORITIES)
         require(self.priority in names, "priority", self.priority, f"one of {names}")
         require(self.priority != "random" or rate is not None, "gate_rate", rate, "given where priority is 'random'")
@@ -102,16 +107,21 @@ class KondoDG(PolicyGradient):
         allowed = "'recompute' with actors and surprisal_baseline='mode': the baseline is the learner's"
         require(not foreign, "screen", self.screen, allowed)
         require(is_flag(self.normalize_delight), "normalize_delight", self.normalize_delight, "True or False")
-        self.temperature = as_schedule("temperature", self.temperature)
-        self._check_temperature(self.temperature(1.0))
+        if self.temperature is not None:
+            self.temperature = as_schedule("temperature", self.temperature)
+        self._gate_temperature()
 
-    def _check_temperature(self, temperature: float) -> None:
+    def _gate_temperature(self) -> float:
+        """:raises ValueError: if a schedule has left what the gate can take"""
         rate = self.gate_rate
+        default = 10.0 if rate is None and self.price is None else 0.0
+        temperature = default if self.temperature is None else self._current(self.temperature)
         allowed = (
             "0 (hard gate) or positive" if rate is None else "0 (hard gate), or positive and finite, with a gate_rate"
         )
         require(temperature >= 0 and (rate is None or temperature < math.inf), "temperature", temperature, allowed)
         require(rate != 1 or temperature == 0, "gate_rate", rate, "below 1 with a positive temperature")
+        return temperature
 
     def _select(self, rollout: Samples) -> Tensor | None:
         log_prob = rollout.old_log_prob
@@ -124,14 +134,13 @@ class KondoDG(PolicyGradient):
         score = objectives.priority(self.priority, self._less_baseline(log_prob), advantages, clip, alpha)
         if self.normalize_delight:
             score = objectives.scale_by_rms(score)
-        temperature = self._current(self.temperature)
-        self._check_temperature(temperature)
+        temperature = self._gate_temperature()
         if self.gate_rate is not None and temperature == 0:
             kept = objectives.top_rows(score, self.gate_rate)
             self.record("gate_mean", len(kept) / len(score))
             self.record("price", score[kept].min())
             return kept
-        price: Tensor | float = self.price
+        price: Tensor | float = self.price or 0.0
         if self.gate_rate is not None:
             price = objectives.price_for_rate(score, self.gate_rate, temperature)
         gate = objectives.gate(score, temperature, price)

@@ -7,6 +7,7 @@ for the critic's.
 import functools
 import itertools
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from io import BufferedIOBase
@@ -114,8 +115,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         become 1 or -1 by ``"scale"`` (zeros stay 0), and 0 by ``"standardize"`` (a single row stays as it is).
     :param surprisal_clip: bound on the surprisal inside delight, in nats; ``None`` for none (DG, Algorithm 2: 10).
         It is taken after the baseline. A Gaussian of standard deviation 1 has 1.4 nats per dimension of the action:
-        with many dimensions, 17 say, every row is at the bound, and delight is the advantage times 10. Raise it there,
-        or take ``surprisal_baseline="mode"``.
+        with 8 of them three rows of four are at the bound, with 17 all: delight is the advantage times 10. Take
+        ``surprisal_baseline="mode"`` there, or raise it.
     :param surprisal_baseline: ``"none"``: surprisal is -log pi, as the papers have it. For continuous actions that is a
         density's, which depends on the action's units and is below 0, the gate turned round, where standard deviations
         are under about 0.24 (``log_std_init=-2``, say; watch ``train/surprisal_mean``). ``"mode"`` subtracts the
@@ -250,9 +251,7 @@ class PolicyGradient(OnPolicyAlgorithm):
     def _setup_model(self) -> None:
         self._resolve_arguments()
         super()._setup_model()
-        gaussian = isinstance(self.policy.action_dist, DiagGaussianDistribution) and hasattr(self.policy, "log_std")
-        squashed = isinstance(self.policy.action_dist, SquashedDiagGaussianDistribution)
-        fits = self.surprisal_baseline == "none" or (gaussian and not squashed)
+        fits = self.surprisal_baseline == "none" or self._is_plain_gaussian()
         allowed = "'none' but for continuous actions with independent Gaussian noise (no gSDE)"
         require(fits, "surprisal_baseline", self.surprisal_baseline, allowed)
         require(not hasattr(self.policy, "lstm_actor"), "policy", self.policy_class, "without recurrent layers")
@@ -262,6 +261,28 @@ class PolicyGradient(OnPolicyAlgorithm):
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._last_update: tuple[Samples, Tensor, Tensor | None] | None = None
         self._intake: Intake | None = None
+
+    def _is_plain_gaussian(self) -> bool:
+        """Whether actions are drawn with independent noise of the deviations ``policy.log_std``."""
+        kind = self.policy.action_dist
+        plain = isinstance(kind, DiagGaussianDistribution) and not isinstance(kind, SquashedDiagGaussianDistribution)
+        return plain and hasattr(self.policy, "log_std")
+
+    def _warn_of_densities(self) -> None:
+        """Of a Gaussian whose surprisal misleads a gate from the start; for methods that judge by it, once set up."""
+        if self.surprisal_baseline == "mode" or not self._is_plain_gaussian():
+            return
+        log_std = self.policy.log_std.detach()
+        mean = float(log_std.numel() / 2 - objectives.gaussian_mode_log_prob(log_std))  # the policy's entropy
+        if mean < 0:
+            trouble = "below 0: densities above 1 turn the gate round"
+        elif mean > (self.surprisal_clip or math.inf):
+            trouble = f"beyond surprisal_clip={self.surprisal_clip:g}: at the bound all rows are alike"
+        else:
+            return
+        warnings.warn(
+            f"mean surprisal starts at {mean:.1f} nats, {trouble}. Pass surprisal_baseline='mode'.", stacklevel=2
+        )
 
     def _resolve_arguments(self) -> None:
         """Refuse what cannot be, and turn the rest into what the loop takes; also of ``load(path, argument=...)``."""
@@ -315,7 +336,8 @@ class PolicyGradient(OnPolicyAlgorithm):
 
         :param log_prob: under the policy being trained, ``[n]``
         :param batch: the actor's rows of one gradient step, advantages scaled; ``old_log_prob`` is the behaviour's
-        :return: weight ``[n]``, taken as a constant
+        :return: weight ``[n]``, taken as a constant. :attr:`last_update` asks for it again: nothing but :meth:`record`
+            should change by the call
         """
         return objectives.pg_weight(log_prob, batch.advantages)
 

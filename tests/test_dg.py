@@ -1,10 +1,14 @@
 """DG: the loop with the delightful weight."""
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from envs import AnySpaces
+from gymnasium import spaces
 from stable_baselines3.common.logger import configure
 
 from sb3_delight import DG, KondoDG, PolicyGradient, objectives
@@ -43,7 +47,7 @@ def test_infinite_temperature_is_half_the_policy_gradient(env: str) -> None:
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
 def test_zero_temperature_is_the_kondo_gate_at_price_zero(env: str) -> None:
-    hard, kondo = train_once(DG, env, temperature=0), train_once(KondoDG, env)
+    hard, kondo = train_once(DG, env, temperature=0), train_once(KondoDG, env, price=0)
     assert largest(hard) > 1e-4
     for one, other in zip(hard, kondo, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
@@ -105,6 +109,7 @@ def test_normalized_delight_does_not_depend_on_the_reward_scale() -> None:
     assert torch.equal(weight(1.0, True) > 0.5, advantages > 0)  # scaled, never centred
 
 
+@pytest.mark.filterwarnings("ignore:mean surprisal starts")
 def test_surprisal_is_clipped_inside_the_gate_only() -> None:
     model = DG("MlpPolicy", "Pendulum-v1", temperature=1.0, surprisal_clip=1.0, n_steps=8, device="cpu")
     log_prob, advantages = torch.tensor([-3.0, 5.0]), torch.tensor([1.0, 2.0])
@@ -165,3 +170,25 @@ def test_the_surprisal_that_is_logged_is_that_of_the_policy_that_acted() -> None
     advantages, surprisal, weight = model.last_update
     torch.testing.assert_close(surprisal, expected)
     torch.testing.assert_close(weight, torch.sigmoid(advantages * expected / 10))
+
+
+@pytest.mark.parametrize("cls", [DG, KondoDG])
+@pytest.mark.parametrize(
+    ("dimensions", "arguments", "trouble"),
+    [
+        (1, {"policy_kwargs": {"log_std_init": -2}}, "-0.6 nats, below 0"),
+        (8, {}, "11.4 nats, beyond surprisal_clip=10"),
+        (7, {}, None),
+        (8, {"surprisal_clip": 12.0}, None),
+        (8, {"surprisal_clip": None}, None),
+        (8, {"surprisal_baseline": "mode"}, None),
+        (1, {"surprisal_baseline": "mode", "policy_kwargs": {"log_std_init": -2}}, None),
+        (8, {"use_sde": True}, None),
+    ],
+)
+def test_a_gaussian_whose_surprisal_misleads_the_gate_is_a_warning(
+    cls: type[PolicyGradient], dimensions: int, arguments: dict[str, Any], trouble: str | None
+) -> None:
+    env = AnySpaces(spaces.Box(-1, 1, (3,), np.float32), spaces.Box(-1, 1, (dimensions,), np.float32))
+    with pytest.warns(UserWarning, match=trouble) if trouble else nullcontext():
+        cls("MlpPolicy", env, device="cpu", **arguments)

@@ -94,6 +94,7 @@ def test_fixed_rate_keeps_the_rows_of_the_highest_priority(arguments: dict[str, 
     torch.testing.assert_close(model._metrics["price"][-1], score[kept].min())
 
 
+@pytest.mark.filterwarnings("ignore:mean surprisal starts")
 @pytest.mark.parametrize("clip", [10.0, 1.0])
 def test_price_keeps_what_exceeds_it(clip: float) -> None:
     model = make(price=0.3, surprisal_clip=clip)
@@ -117,6 +118,25 @@ def test_a_soft_gate_has_its_price_and_follows_the_schedule_of_its_temperature()
     assert torch.equal(kept, (net_delight > 0).nonzero().flatten())  # type: ignore[arg-type]
 
 
+def test_the_gate_is_that_of_dg_unless_a_price_or_a_rate_makes_it_hard(tmp_path: Path) -> None:
+    coin, price, rate = make(), make(price=0.0), make(gate_rate=0.25)
+    rollout = rollout_of(coin)
+    delight = -rollout.old_log_prob * rollout.advantages
+    for model in (coin, price, rate):
+        model.set_logger(configure(None, []))
+        kept = model._select(rollout)
+        hard = {price: delight > 0, rate: delight >= delight.sort().values[-ROWS // 4]}
+        if model is not coin:
+            assert torch.equal(kept.sort().values, hard[model].nonzero().flatten())  # type: ignore[union-attr]
+    gate = DG("MlpPolicy", "Pendulum-v1", device="cpu")._weight(rollout.old_log_prob, rollout)
+    torch.testing.assert_close(coin._metrics["gate_mean"][-1], gate.mean())
+    assert coin._select(rollout).tolist() != coin._select(rollout).tolist()  # type: ignore[union-attr]
+    coin.save(tmp_path / "coin")  # the default follows what load() changes
+    loaded = KondoDG.load(tmp_path / "coin", env=coin.env, device="cpu", gate_rate=0.25)
+    loaded.set_logger(configure(None, []))
+    assert loaded._select(rollout).tolist() == rate._select(rollout).tolist()  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_soft_gate_with_a_rate_keeps_its_share_on_average(temperature: float) -> None:
     model = make(gate_rate=0.1, temperature=temperature)
@@ -127,9 +147,15 @@ def test_soft_gate_with_a_rate_keeps_its_share_on_average(temperature: float) ->
     assert abs(np.mean(kept) - 0.1 * ROWS) < 4 * standard_error
 
 
+@pytest.mark.filterwarnings("ignore:mean surprisal starts")
 @pytest.mark.parametrize("screen", ["stored", "recompute"])
 def test_a_narrow_policys_successes_are_kept_by_surprisal_less_the_likeliest_actions(screen: Any) -> None:
-    narrow: dict[str, Any] = {"policy_kwargs": {"log_std_init": -3.0}, "screen": screen, "learning_rate": 0.0}
+    narrow: dict[str, Any] = {
+        "policy_kwargs": {"log_std_init": -3.0},
+        "screen": screen,
+        "learning_rate": 0.0,
+        "price": 0,
+    }
     relative, plain = make(surprisal_baseline="mode", **narrow), make(**narrow)
     rollout = rollout_of(relative)
     success, narrow_density = rollout.advantages > 0, rollout.old_log_prob > 0

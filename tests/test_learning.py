@@ -18,7 +18,7 @@ from sb3_delight import DG, KondoDG, PolicyGradient
 
 METHODS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
     "DG": (DG, {}),
-    "Kondo at price 0": (KondoDG, {}),
+    "Kondo at price 0": (KondoDG, {"price": 0.0}),
     "Kondo at rate .3": (KondoDG, {"gate_rate": 0.3, "critic_rate": 0.5}),
 }
 

@@ -539,7 +539,7 @@ def check_what_a_trial_stores_becomes_the_arguments_it_stands_for() -> None:
     assert arguments.pop("policy_kwargs") == networks
     passes = {"n_epochs": 1, "clip_range": None}
     of_the_loop = {"learning_rate": "lin_0.1", "n_steps": 32, "gamma": 0.99, "gae_lambda": 0.95, **passes}
-    assert arguments == {**of_the_loop, "gate_rate": 0.3, "price": 0.0, "surprisal_baseline": "none"}
+    assert arguments == {**of_the_loop, "gate_rate": 0.3, "price": None, "surprisal_baseline": "none"}
 
 
 def check_what_a_trial_did_not_sample_is_not_left_to_a_configuration() -> None:

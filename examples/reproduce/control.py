@@ -55,7 +55,7 @@ OURS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
     **dict.fromkeys(("pg", "pg_entropy", "pg_more_entropy", "pg_once", "pg_clip"), (PolicyGradient, {})),
     **dict.fromkeys(("dg", "dg_entropy", "dg_warm", "dg_cool", "dg_once", "dg_clip"), (DG, {})),
     "kondo_soft": (KondoDG, {"temperature": 10.0}),  # DG's step in expectation, for about half of the rows
-    "kondo_price": (KondoDG, {}),
+    "kondo_price": (KondoDG, {"price": 0.0}),
     "kondo_3": (KondoDG, {"gate_rate": 0.3}),
     "kondo_1": (KondoDG, {"gate_rate": 0.1}),
     "random_5": (KondoDG, {"gate_rate": 0.5, "priority": "random"}),

@@ -66,7 +66,7 @@ METHODS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
     "dg": (DG, {"temperature": 10.0}),  # our default
     "dg_1": (DG, {"temperature": 1.0}),
     "kondo_rate": (KondoDG, {"gate_rate": 0.3}),
-    "kondo_price": (KondoDG, {}),
+    "kondo_price": (KondoDG, {"price": 0.0}),
 }
 STALENESS = (0, 1, 3, 10, 30, 100)
 FRICTIONS = ("bug", "corruption", "discovery", "mismatch", "all")

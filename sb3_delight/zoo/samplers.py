@@ -101,7 +101,7 @@ def convert(params: dict[str, Any]) -> dict[str, Any]:
     if arguments.pop("soft_gate", True) is False:
         arguments["temperature"] = 0.0
     if arguments.pop("gate", None):
-        arguments = {"gate_rate": None, "price": 0.0, **arguments}
+        arguments = {"gate_rate": None, "price": None, **arguments}
     layers = NETWORKS[arguments.pop("net_arch")]
     policy_kwargs: dict[str, Any] = {
         "net_arch": {"pi": list(layers), "vf": list(layers)},
