@@ -34,7 +34,7 @@ GATES = ("kondo_soft", "random_5", "kondo_price", "kondo_3", "random_3", "kondo_
 #: a table of README.md -> its tasks, and the methods of its lines
 CONTROL = {
     "| 1M steps": (
-        ("HalfCheetah-v5", "Hopper-v5"),
+        ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"),
         ("ppo", "trpo", "a2c", "dg", "dg_entropy", "dg_warm", "pg", "pg_entropy", *GATES, "pg_once", "dg_once"),
     ),
     "| MinAtar, 2M steps": (
