@@ -1,7 +1,8 @@
 """Delightful policy gradient: rare successes count, rare failures are muted."""
 
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
@@ -53,16 +54,16 @@ class DG(PolicyGradient):
         self.normalize_delight = normalize_delight
         super().__init__(policy, env, learning_rate, advantage_scaling=advantage_scaling, **kwargs)
 
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        self._warn_of_densities()
-
     def _resolve_arguments(self) -> None:
         super()._resolve_arguments()
         require(is_flag(self.normalize_delight), "normalize_delight", self.normalize_delight, "True or False")
         self.temperature = as_schedule("temperature", self.temperature)
         start = self.temperature(1.0)
         require(start >= 0, "temperature", start, "positive, 0 (hard gate) or inf (half the policy gradient)")
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        self._warn_of_densities(sign_alone=self._current(self.temperature) == 0)
+        return super()._setup_learn(*args, **kwargs)
 
     def _weight(self, log_prob: Tensor, batch: Samples) -> Tensor:
         delight = objectives.delight(self._less_baseline(log_prob), batch.advantages, self.surprisal_clip)

@@ -107,7 +107,8 @@ class PolicyGradient(OnPolicyAlgorithm):
     :param advantage_estimator: ``"gae"``; with ``actors`` also ``"vtrace"`` (Espeholt et al., 2018), which corrects
         values and advantages of older weights' rollouts by the ratio of the learner's probabilities to the actor's,
         truncated at 1: for actors whose recorded log-probabilities are true. The row's own ratio is the weight's
-        matter: ``ImportanceWeightedPG(ratio_clip=1, advantage_estimator="vtrace")`` is IMPALA's policy gradient.
+        matter: ``ImportanceWeightedPG(ratio_clip=1, advantage_estimator="vtrace")`` is IMPALA's policy gradient where
+        ``gae_lambda`` is 1. Without ``actors``, and for weights that are the learner's still, it is GAE.
     :param advantage_scaling: ``"off"``; ``"scale"`` divides by the root mean square, which keeps every sign;
         ``"standardize"`` also centres, as stable-baselines3's ``normalize_advantage`` does: with ``actors`` that
         removes the constant that a lagging critic adds, which would push the policy away from the actors' actions, or
@@ -268,15 +269,15 @@ class PolicyGradient(OnPolicyAlgorithm):
         plain = isinstance(kind, DiagGaussianDistribution) and not isinstance(kind, SquashedDiagGaussianDistribution)
         return plain and hasattr(self.policy, "log_std")
 
-    def _warn_of_densities(self) -> None:
-        """Of a Gaussian whose surprisal misleads a gate from the start; for methods that judge by it, once set up."""
+    def _warn_of_densities(self, sign_alone: bool) -> None:
+        """Of a Gaussian whose surprisal misleads a gate from the start; for methods that judge by it, or its sign."""
         if self.surprisal_baseline == "mode" or not self._is_plain_gaussian():
             return
         log_std = self.policy.log_std.detach()
         mean = float(log_std.numel() / 2 - objectives.gaussian_mode_log_prob(log_std))  # the policy's entropy
         if mean < 0:
             trouble = "below 0: densities above 1 turn the gate round"
-        elif mean > (self.surprisal_clip or math.inf):
+        elif mean > (self.surprisal_clip or math.inf) and not sign_alone:
             trouble = f"beyond surprisal_clip={self.surprisal_clip:g}: at the bound all rows are alike"
         else:
             return
@@ -359,9 +360,10 @@ class PolicyGradient(OnPolicyAlgorithm):
             return log_prob
         return log_prob - objectives.gaussian_mode_log_prob(self.policy.log_std)
 
-    def _current(self, schedule: Any) -> float:
-        """Value of a schedule, or of a number that took its place since, at the remaining progress."""
-        return float(schedule(self._current_progress_remaining) if callable(schedule) else schedule)
+    def _current(self, schedule: Any, remaining: float | None = None) -> float:
+        """Value of a schedule, or of a number that took its place since, at the remaining progress: today's."""
+        remaining = self._current_progress_remaining if remaining is None else remaining
+        return float(schedule(remaining) if callable(schedule) else schedule)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         super()._update_current_progress_remaining(num_timesteps, total_timesteps)

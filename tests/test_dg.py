@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,8 @@ def test_the_surprisal_that_is_logged_is_that_of_the_policy_that_acted() -> None
         (7, {}, None),
         (8, {"surprisal_clip": 12.0}, None),
         (8, {"surprisal_clip": None}, None),
+        (8, {"temperature": 0.0}, None),  # by the sign alone
+        (1, {"temperature": 0.0, "policy_kwargs": {"log_std_init": -2}}, "-0.6 nats, below 0"),
         (8, {"surprisal_baseline": "mode"}, None),
         (1, {"surprisal_baseline": "mode", "policy_kwargs": {"log_std_init": -2}}, None),
         (8, {"use_sde": True}, None),
@@ -189,6 +192,21 @@ def test_the_surprisal_that_is_logged_is_that_of_the_policy_that_acted() -> None
 def test_a_gaussian_whose_surprisal_misleads_the_gate_is_a_warning(
     cls: type[PolicyGradient], dimensions: int, arguments: dict[str, Any], trouble: str | None
 ) -> None:
-    env = AnySpaces(spaces.Box(-1, 1, (3,), np.float32), spaces.Box(-1, 1, (dimensions,), np.float32))
+    model = cls("MlpPolicy", box_actions(dimensions), n_steps=8, device="cpu", **arguments)
     with pytest.warns(UserWarning, match=trouble) if trouble else nullcontext():
-        cls("MlpPolicy", env, device="cpu", **arguments)
+        model.learn(8)
+
+
+def test_the_warning_is_of_the_weights_that_are_loaded_and_of_gates_that_judge_by_surprisal(tmp_path: Path) -> None:
+    model = DG("MlpPolicy", box_actions(1), n_steps=8, device="cpu", policy_kwargs={"log_std_init": -2})
+    model.policy.log_std.data.zero_()
+    model.save(tmp_path / "wide")
+    DG.load(tmp_path / "wide", env=box_actions(1), device="cpu").learn(8)
+    for priority in ("random", "advantage"):
+        KondoDG("MlpPolicy", box_actions(8), n_steps=8, device="cpu", gate_rate=0.5, priority=priority).learn(8)
+    with pytest.warns(UserWarning, match="beyond surprisal_clip"):
+        KondoDG("MlpPolicy", box_actions(8), n_steps=8, device="cpu", gate_rate=0.5).learn(8)
+
+
+def box_actions(dimensions: int) -> AnySpaces:
+    return AnySpaces(spaces.Box(-1, 1, (3,), np.float32), spaces.Box(-1, 1, (dimensions,), np.float32))

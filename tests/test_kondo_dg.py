@@ -131,10 +131,21 @@ def test_the_gate_is_that_of_dg_unless_a_price_or_a_rate_makes_it_hard(tmp_path:
     gate = DG("MlpPolicy", "Pendulum-v1", device="cpu")._weight(rollout.old_log_prob, rollout)
     torch.testing.assert_close(coin._metrics["gate_mean"][-1], gate.mean())
     assert coin._select(rollout).tolist() != coin._select(rollout).tolist()  # type: ignore[union-attr]
+    others: list[dict[str, Any]] = [{"normalize_delight": True}, {"priority": "advantage"}]
+    for model in (make(**other) for other in others):  # what they judge has another unit: a hard gate at price 0
+        model.set_logger(configure(None, []))
+        assert model._select(rollout).tolist() == (delight > 0).nonzero().flatten().tolist()  # type: ignore[union-attr]
     coin.save(tmp_path / "coin")  # the default follows what load() changes
     loaded = KondoDG.load(tmp_path / "coin", env=coin.env, device="cpu", gate_rate=0.25)
     loaded.set_logger(configure(None, []))
     assert loaded._select(rollout).tolist() == rate._select(rollout).tolist()  # type: ignore[union-attr]
+
+
+def test_a_loaded_gate_is_judged_as_a_new_one(tmp_path: Path) -> None:
+    """Not by the progress at which it was saved, where a schedule may have ended."""
+    make(gate_rate=0.5, temperature="lin_1").learn(ROWS).save(tmp_path / "model")
+    with pytest.raises(ValueError, match="gate_rate must be below 1 with a positive temperature"):
+        KondoDG.load(tmp_path / "model", gate_rate=1.0)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
