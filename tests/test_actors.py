@@ -4,6 +4,7 @@ import csv
 import pickle
 import random
 import zipfile
+from collections.abc import Callable
 from copy import deepcopy
 from itertools import count
 from pathlib import Path
@@ -80,6 +81,17 @@ class Spy(LocalActors):
     def close(self) -> None:
         self.closed += self._actor is not None
         super().close()
+
+
+class AtRolloutEnd(BaseCallback):
+    """Looks at every rollout once it is in the buffer."""
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_rollout_end = look  # type: ignore[method-assign]
+
+    def _on_step(self) -> bool:
+        return True
 
 
 # ---------------------------------------------------------------------------------------- parity
@@ -207,59 +219,50 @@ def test_bad_draws_are_refused() -> None:
 
 def test_values_are_the_learners_and_log_probabilities_the_actors() -> None:
     pool = Spy(staleness=3)
+    # A rate high enough for values to move by more than the tolerance.
+    model = make(PolicyGradient, learning_rate=0.01, batch_size=8, actors=pool)
     seen: list[bool] = []
 
-    class Check(BaseCallback):
-        def _on_rollout_end(self) -> None:
-            model, rollout = self.model, pool.collected[-1]
-            assert isinstance(model, PolicyGradient)
-            buffer: Any = model.rollout_buffer
-            with torch.no_grad():
-                values = model.policy.predict_values(torch.as_tensor(rollout.observations.reshape(32, -1)))
-            np.testing.assert_allclose(buffer.values, values.reshape(16, 2), atol=1e-6)
-            np.testing.assert_array_equal(buffer.log_probs, rollout.log_probs)
-            seen.append(np.allclose(buffer.values, rollout.values, atol=1e-6))
+    def check() -> None:
+        rollout, buffer = pool.collected[-1], model.rollout_buffer
+        with torch.no_grad():
+            values = model.policy.predict_values(torch.as_tensor(rollout.observations.reshape(32, -1)))
+        np.testing.assert_allclose(buffer.values, values.reshape(16, 2), atol=1e-6)
+        np.testing.assert_array_equal(buffer.log_probs, rollout.log_probs)
+        seen.append(np.allclose(buffer.values, rollout.values, atol=1e-6))
 
-        def _on_step(self) -> bool:
-            return True
-
-    # A rate high enough for values to move by more than the tolerance.
-    make(PolicyGradient, learning_rate=0.01, batch_size=8, actors=pool).learn(5 * 32, callback=Check())
+    model.learn(5 * 32, callback=AtRolloutEnd(check))
     assert seen == [True, False, False, False, False]
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 def test_vtrace_corrects_older_rollouts_by_the_learners_probabilities(env_id: str) -> None:
     pool = Spy(staleness=1)
-    differ: list[bool] = []
-
-    class Check(BaseCallback):
-        def _on_rollout_end(self) -> None:
-            model, rollout = self.model, pool.collected[-1]
-            assert isinstance(model, PolicyGradient)
-            buffer: Any = model.rollout_buffer
-            flat = env_id == "CartPole-v1"
-            ratios = np.zeros_like(rollout.rewards)
-            with torch.no_grad():
-                last = model.policy.predict_values(torch.as_tensor(rollout.last_observation)).flatten()
-                for step in range(16):
-                    actions = torch.as_tensor(rollout.actions[step])
-                    observations = torch.as_tensor(rollout.observations[step])
-                    learner = model.policy.evaluate_actions(observations, actions.flatten() if flat else actions)[1]
-                    ratios[step] = learner - rollout.log_probs[step]
-            end = (last, torch.as_tensor(rollout.last_dones, dtype=torch.float32))
-            given = (buffer.rewards, buffer.values, buffer.episode_starts, *end, model.gamma, model.gae_lambda)
-            advantages, returns = vtrace(*given, torch.as_tensor(ratios))
-            torch.testing.assert_close(buffer.advantages, advantages, atol=1e-5, rtol=1e-4)
-            torch.testing.assert_close(buffer.returns, returns, atol=1e-5, rtol=1e-4)
-            differ.append(not torch.allclose(returns, gae(*given)[1], atol=1e-3))
-
-        def _on_step(self) -> bool:
-            return True
-
     env = make_vec_env(env_id, 2)
     arguments: dict[str, Any] = {"learning_rate": 0.01, "batch_size": 8, "advantage_estimator": "vtrace"}
-    make(DG, env, actors=pool, **arguments).learn(4 * 32, callback=Check())
+    model = make(DG, env, actors=pool, **arguments)
+    differ: list[bool] = []
+
+    def check() -> None:
+        rollout = pool.collected[-1]
+        buffer: Any = model.rollout_buffer
+        flat = env_id == "CartPole-v1"
+        ratios = np.zeros_like(rollout.rewards)
+        with torch.no_grad():
+            last = model.policy.predict_values(torch.as_tensor(rollout.last_observation)).flatten()
+            for step in range(16):
+                actions = torch.as_tensor(rollout.actions[step])
+                observations = torch.as_tensor(rollout.observations[step])
+                learner = model.policy.evaluate_actions(observations, actions.flatten() if flat else actions)[1]
+                ratios[step] = learner - rollout.log_probs[step]
+        end = (last, torch.as_tensor(rollout.last_dones, dtype=torch.float32))
+        given = (buffer.rewards, buffer.values, buffer.episode_starts, *end, model.gamma, model.gae_lambda)
+        advantages, returns = vtrace(*given, torch.as_tensor(ratios))
+        torch.testing.assert_close(buffer.advantages, advantages, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(buffer.returns, returns, atol=1e-5, rtol=1e-4)
+        differ.append(not torch.allclose(returns, gae(*given)[1], atol=1e-3))
+
+    model.learn(4 * 32, callback=AtRolloutEnd(check))
     assert differ == [False, True, True, True]
     with pytest.raises(ValueError, match="rollout_buffer_class must be a DeviceRolloutBuffer with advantage_est"):
         make(DG, env, rollout_buffer_class=RolloutBuffer, **arguments)
@@ -275,18 +278,14 @@ def test_values_of_dict_observations_are_the_learners_too(buffer: Any) -> None:
         "MultiInputPolicy", env, n_steps=16, batch_size=10, rollout_buffer_class=buffer, device="cpu", actors=pool
     )
 
-    class Check(BaseCallback):
-        def _on_rollout_end(self) -> None:
-            rollout = pool.collected[-1]
-            for step in range(16):
-                with torch.no_grad():
-                    values = model.policy.predict_values(obs_as_tensor(rollout.observation(step), model.device))
-                np.testing.assert_allclose(model.rollout_buffer.values[step], values.flatten(), atol=1e-6)
+    def check() -> None:
+        rollout = pool.collected[-1]
+        for step in range(16):
+            with torch.no_grad():
+                values = model.policy.predict_values(obs_as_tensor(rollout.observation(step), model.device))
+            np.testing.assert_allclose(model.rollout_buffer.values[step], values.flatten(), atol=1e-6)
 
-        def _on_step(self) -> bool:
-            return True
-
-    model.learn(4 * 32, callback=Check())
+    model.learn(4 * 32, callback=AtRolloutEnd(check))
     assert [rollout.version for rollout in pool.collected] == [0, 0, 4, 8]
 
 
@@ -295,22 +294,18 @@ def test_truncated_states_are_valued_by_the_learner() -> None:
     model = make(PolicyGradient, DummyVecEnv([lambda: AnySpaces(BOX, BOX)]), gamma=0.5, actors=pool)
     added = []
 
-    class Check(BaseCallback):
-        def _on_rollout_end(self) -> None:
-            rollout, buffer = pool.collected[-1], model.rollout_buffer
-            for step, (info,) in enumerate(rollout.infos):
-                difference = float(buffer.rewards[step, 0]) - rollout.rewards[step, 0]
-                if info.get("TimeLimit.truncated"):
-                    terminal = torch.as_tensor(info["terminal_observation"])[None]
-                    assert difference == pytest.approx(0.5 * model.policy.predict_values(terminal).item(), abs=1e-6)
-                    added.append(step)
-                else:
-                    assert difference == 0
+    def check() -> None:
+        rollout, buffer = pool.collected[-1], model.rollout_buffer
+        for step, (info,) in enumerate(rollout.infos):
+            difference = float(buffer.rewards[step, 0]) - rollout.rewards[step, 0]
+            if info.get("TimeLimit.truncated"):
+                terminal = torch.as_tensor(info["terminal_observation"])[None]
+                assert difference == pytest.approx(0.5 * model.policy.predict_values(terminal).item(), abs=1e-6)
+                added.append(step)
+            else:
+                assert difference == 0
 
-        def _on_step(self) -> bool:
-            return True
-
-    model.learn(4 * 16, callback=Check())
+    model.learn(4 * 16, callback=AtRolloutEnd(check))
     assert len(added) == 6  # every tenth step of 64
 
 

@@ -46,8 +46,8 @@ CHANCES = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
 NOISES = (0.0, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0)
 METHODS = ("pg", "dg", "kondo")
 NAMES = {
-    "pg": (plotting.NAMES["pg"], plotting.COLOURS["pg"], "-"),
-    "scaled_po": (plotting.NAMES["scaled_po"], plotting.COLOURS["scaled_po"], "-"),
+    "pg": plotting.solid("pg"),
+    "scaled_po": plotting.solid("scaled_po"),
     "dg_10": ("DG, temperature 10", plotting.COLOURS["dg"], "-"),
     "dg": ("DG, temperature 1", plotting.COLOURS["dg"], "--"),
     "kondo": ("Kondo, price 0", plotting.COLOURS["kondo"], "-"),

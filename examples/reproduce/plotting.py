@@ -55,6 +55,11 @@ STYLE: Any = {
 }
 
 
+def solid(method: str) -> tuple[str, str, str]:
+    """Name, colour and line of a method as such, beside which its variants have others."""
+    return NAMES[method], COLOURS[method], "-"
+
+
 def shades(count: int) -> list[Any]:
     """Colours for arms that differ in a number."""
     return [matplotlib.colormaps["viridis"](x) for x in np.linspace(0, 0.88, count)]

@@ -198,12 +198,12 @@ def run(config: Config, seeds: list[int]) -> list[Row]:
 # --- figures --------------------------------------------------------------------------------------------------------
 
 LABELS = {
-    "pg": (plotting.NAMES["pg"], plotting.COLOURS["pg"], "-"),
-    "iw": (plotting.NAMES["iw"], plotting.COLOURS["iw"], "-"),
+    "pg": plotting.solid("pg"),
+    "iw": plotting.solid("iw"),
     "vtrace": (plotting.NAMES["vtrace"], plotting.COLOURS["iw"], "--"),
-    "ppo": (plotting.NAMES["ppo"], plotting.COLOURS["ppo"], "-"),
-    "scaled_po": (plotting.NAMES["scaled_po"], plotting.COLOURS["scaled_po"], "-"),
-    "dg": (plotting.NAMES["dg"], plotting.COLOURS["dg"], "-"),
+    "ppo": plotting.solid("ppo"),
+    "scaled_po": plotting.solid("scaled_po"),
+    "dg": plotting.solid("dg"),
     "dg_1": ("DG, temperature 1", plotting.COLOURS["dg"], "--"),
     "kondo_rate": ("Kondo, rate .3", plotting.COLOURS["kondo"], "-"),
     "kondo_price": ("Kondo, price 0", plotting.COLOURS["kondo"], "--"),
