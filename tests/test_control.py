@@ -92,7 +92,7 @@ def test_methods_of_ours_share_every_setting(env: str) -> None:
         left = [arm for arm in left if arm not in ours]
         alike: Any = {"ent_coef": 0.0, "temperature": 10.0}  # but for these, of the arms that are about them
         assert len({dataclasses.replace(arm, method="dg", **alike) for arm in ours}) == bool(ours)
-        apart = {"pg_entropy", "dg_entropy", "dg_warm", "pg_more_entropy", "dg_cool"}
+        apart = {"pg_entropy", "dg_entropy", "dg_warm", "pg_more_entropy", "dg_cool", "half_pg"}
         assert {arm.method for arm in ours if arm.ent_coef or arm.temperature != 10} <= apart
         common = [settings(dataclasses.replace(arm, cnn=False, **alike)) for arm in ours]
         assert all(each == common[0] for each in common)
@@ -262,6 +262,9 @@ def test_methods_are_what_their_labels_say() -> None:
     assert made["pg_entropy"].ent_coef == made["dg_entropy"].ent_coef > made["pg"].ent_coef == made["dg"].ent_coef == 0
     assert isinstance(made["dg_entropy"], DG)
     assert made["dg_cool"].temperature(1.0) == 1
+    half = made["half_pg"]
+    assert isinstance(half, DG)
+    assert (objectives.dg_weight(-torch.rand(5), torch.randn(5), half.temperature(1.0)) == 0.5).all()
     assert 1 / (2 * made["dg_warm"].temperature(1.0)) == made["pg_entropy"].ent_coef
     assert made["pg_more_entropy"].ent_coef == 1 / (2 * 10.0)  # of DG's own temperature
 

@@ -54,6 +54,7 @@ ZOO_CONFIGS = Path(__file__).parents[2] / "zoo_configs"
 OURS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
     **dict.fromkeys(("pg", "pg_entropy", "pg_more_entropy", "pg_once", "pg_clip"), (PolicyGradient, {})),
     **dict.fromkeys(("dg", "dg_entropy", "dg_warm", "dg_cool", "dg_once", "dg_clip"), (DG, {})),
+    "half_pg": (DG, {}),
     "kondo_soft": (KondoDG, {"temperature": 10.0}),  # DG's step in expectation, for about half of the rows
     "kondo_price": (KondoDG, {"price": 0.0}),
     "kondo_3": (KondoDG, {"gate_rate": 0.3}),
@@ -132,6 +133,7 @@ ON_MINATAR = {
     **COMMON,
     "pg_more_entropy": {"ent_coef": 0.05},  # the one that DG holds at temperature 10
     "dg_cool": {"temperature": 1.0},  # the papers'
+    "half_pg": {"temperature": math.inf},  # actor and critic share features, so the size of a gate tells, too
     "pg_clip": CLIPPED,
     "dg_clip": CLIPPED,
 }
