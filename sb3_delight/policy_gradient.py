@@ -462,8 +462,10 @@ class PolicyGradient(OnPolicyAlgorithm):
             return weight
         clip_range = self._current(self.clip_range)
         clip = objectives.ppo_clip_weight(log_prob, batch.advantages, batch.old_log_prob, clip_range)
-        ratio = torch.exp(log_prob - batch.old_log_prob)
-        self.record("clip_fraction", ((ratio - 1).abs() > clip_range).float().mean())
+        log_ratio = log_prob - batch.old_log_prob
+        change = torch.expm1(log_ratio)
+        self.record("clip_fraction", (change.abs() > clip_range).float().mean())
+        self.record("approx_kl", (change - log_ratio).mean())
         return weight * clip
 
     def _step_optimizer(self, loss: Tensor) -> None:

@@ -99,12 +99,14 @@ def test_ppo_follows_the_schedule_of_its_clip_range(progress: float, expected: l
     assert weight(PPO, log_ratio, [1.0, 1.0], progress, clip_range="lin_0.4") == pytest.approx(expected)
 
 
-def test_the_share_of_ratios_beyond_the_clip_is_logged() -> None:
-    """Whether or not it silences them: the advantages here are all above 0."""
+def test_how_far_the_policy_has_moved_is_logged() -> None:
+    """Of the ratios beyond the clip, whether or not it silences them: the advantages here are all above 0."""
     model = PPO("MlpPolicy", "CartPole-v1", device="cpu", n_steps=8)
     batch: Any = type("Batch", (), {"advantages": torch.ones(4), "old_log_prob": torch.zeros(4)})
-    model._clip(torch.ones(4), torch.tensor([1.5, 1.1, 0.9, 0.5]).log(), batch)
+    ratios = torch.tensor([1.5, 1.1, 0.9, 0.5])
+    model._clip(torch.ones(4), ratios.log(), batch)
     assert model._metrics["clip_fraction"][-1] == 0.5
+    torch.testing.assert_close(model._metrics["approx_kl"][-1], (ratios - 1 - ratios.log()).mean())
 
 
 def test_scaled_po_mutes_failures() -> None:
