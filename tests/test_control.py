@@ -262,9 +262,9 @@ def test_methods_are_what_their_labels_say() -> None:
     assert made["pg_entropy"].ent_coef == made["dg_entropy"].ent_coef > made["pg"].ent_coef == made["dg"].ent_coef == 0
     assert isinstance(made["dg_entropy"], DG)
     assert made["dg_cool"].temperature(1.0) == 1
-    half = made["half_pg"]
-    assert isinstance(half, DG)
-    assert (objectives.dg_weight(-torch.rand(5), torch.randn(5), half.temperature(1.0)) == 0.5).all()
+    temperature = made["half_pg"].temperature(1.0)
+    assert (objectives.dg_weight(-torch.rand(5), torch.randn(5), temperature) == 0.5).all()
+    assert isinstance(made["half_pg"], DG)
     assert 1 / (2 * made["dg_warm"].temperature(1.0)) == made["pg_entropy"].ent_coef
     assert made["pg_more_entropy"].ent_coef == 1 / (2 * 10.0)  # of DG's own temperature
 
