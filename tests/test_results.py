@@ -41,7 +41,7 @@ CONTROL = {
         ("Breakout-v1", "Asterix-v1"),
         (
             *("ppo", "trpo", "a2c", "dg", "dg_entropy", "dg_warm", "dg_cool"),
-            *("pg", "pg_entropy", "pg_more_entropy", "dg_clip", "pg_clip", *GATES),
+            *("pg", "pg_entropy", "pg_more_entropy", "half_pg", "dg_clip", "pg_clip", *GATES),
         ),
     ),
 }
