@@ -562,7 +562,7 @@ def test_arms_of_a_task_differ_in_the_gate_alone() -> None:
     for task in gates.TASKS:
         arms = gates.SWEEP[task]
         assert len({dataclasses.replace(arm, **gate) for arm in arms}) == 1
-        assert len({records.run_name(arm) for arm in arms}) == len(arms) == 17
+        assert len({records.run_name(arm) for arm in arms}) == len(arms) == 18
         kondo_arms = {(arm.gate_rate, arm.critic_rate, arm.priority) for arm in arms if arm.method == "kondo"}
         assert {
             (r, c, "random") for r, c, p in kondo_arms if r and p == "delight"

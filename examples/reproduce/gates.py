@@ -6,6 +6,9 @@ The same runs against three clocks: environment steps, rows that the actor or th
 differ in the gate alone: settings, budget, seeds and the number of optimiser steps are equal, and none was tuned.
 """
 
+import functools
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,17 +56,21 @@ TASKS = {
 RATES = (0.03, 0.1, 0.3)
 PRIORITIES: tuple[Priority, ...] = ("delight", "advantage", "random")
 CRITIC_RATES = (0.3, 0.1)  # besides 1
+PLAIN: dict[str, Callable[..., PolicyGradient]] = {
+    "pg": PolicyGradient,
+    "half_pg": functools.partial(DG, temperature=math.inf),  # DG's weight is about a half
+    "dg": DG,
+}
 
 
 def arms(task: Config) -> list[Config]:
-    plain = [replace(task, method=method) for method in ("pg", "dg")]
+    plain = [replace(task, method=method) for method in PLAIN]
     gates = [replace(task, priority=priority, gate_rate=rate) for rate in RATES for priority in PRIORITIES]
     critics = [replace(task, priority=p, critic_rate=c) for c in CRITIC_RATES for p in PRIORITIES if p != "advantage"]
     soft = replace(task, temperature=10.0)  # as much noise as DG's default lets through
     return [*plain, *gates, *critics, replace(task, gate_rate=None), soft]
 
 
-PLAIN: dict[str, type[PolicyGradient]] = {"pg": PolicyGradient, "dg": DG}
 SWEEP = {**{name: arms(task) for name, task in TASKS.items()}, "final": [c for t in TASKS.values() for c in arms(t)]}
 
 
@@ -91,6 +98,7 @@ def run(config: Config, seeds: list[int]) -> list[Row]:
 
 STYLES = {
     "pg": {"color": plotting.COLOURS["pg"], "linestyle": ":"},
+    "half_pg": {"color": plotting.COLOURS["half_pg"], "linestyle": ":"},
     "dg": {"color": plotting.COLOURS["dg"], "linestyle": ":"},
     "delight": {"color": plotting.COLOURS["kondo"]},
     "advantage": {"color": plotting.COLOURS["pmpo"]},
