@@ -142,7 +142,7 @@ def draw_pairs(axes: Axes, found: dict[str, Array]) -> None:
         axes.scatter(x, y, s=22, label=label, color=LABELS[method][1], marker="o" if method == "dg" else "x")
     axes.axline((0, 0), slope=1, color="grey", linewidth=1)
     axes.set(xlabel="policy gradient", ylabel="another, all else equal", title="trial by trial")
-    plotting.legend(axes)
+    plotting.legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.12))  # inside its marks would pass for trials
 
 
 def draw_settings(axes: Axes, found: dict[str, Array]) -> None:
