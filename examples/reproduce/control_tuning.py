@@ -166,7 +166,7 @@ def expected_best(values: Array) -> Array:
 
 def draw_finals(runs: Runs) -> Figure:
     """The finalists with fresh seeds: mean over tasks, and its interval; a cross is what the screening seed said."""
-    figure, (axes,) = plotting.panels(1, width=9.0, height=1.0 + 0.3 * sum(map(len, FINALISTS.values())))
+    figure, (axes,) = plotting.panels(1, width=17.0, height=1.0 + 0.3 * sum(map(len, FINALISTS.values())))
     lines: list[str] = []
     for method, trials in FINALISTS.items():
         name, colour, _ = LABELS[method]
