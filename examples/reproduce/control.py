@@ -9,12 +9,12 @@
     python examples/reproduce/control.py --figure bonus_mujoco
 
 ``levers``: what might lift an on-policy method, one change at a time; ``clip``: the gate under PPO's clip
-(``control_levers.py``). ``tuning``, ``finals``: equal budgets on three tasks, from which one setting for all comes
-(``control_tuning.py``). Each environment has a figure: the policy gradient, DG and the gates with what else they have
-in common, beside methods of other packages with the best settings that their users publish. On MuJoCo ours have PPO's
-clip and ten passes over a rollout, so that the policy gradient is PPO, but for two arms with neither. ``aggregate``:
-all environments of MuJoCo together. ``bonus``, ``bonus_mujoco``: DG beside the entropy bonus that it holds
-(``control_bonus.py``).
+(``control_levers.py``). ``tuning``, ``finals``: equal budgets on three tasks, and what they found beside the settings
+known before (``control_tuning.py``). Each environment has a figure: the policy gradient, DG and the gates with what
+else they have in common, beside methods of other packages with the best settings that their users publish. On MuJoCo
+ours have PPO's clip and ten passes over a rollout, so that the policy gradient is PPO, but for two arms with neither.
+``aggregate``: all environments of MuJoCo together. ``bonus``, ``bonus_mujoco``: DG beside the entropy bonus that it
+holds (``control_bonus.py``).
 """
 
 import functools
@@ -53,8 +53,7 @@ ZOO_CONFIGS = Path(__file__).parents[2] / "zoo_configs"
 #: what they are, and arguments that no field of a run stands for
 OURS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
     **dict.fromkeys(("pg", "pg_entropy", "pg_more_entropy", "pg_once", "pg_clip"), (PolicyGradient, {})),
-    **dict.fromkeys(("dg", "dg_entropy", "dg_warm", "dg_cool", "dg_once", "dg_clip"), (DG, {})),
-    "half_pg": (DG, {}),
+    **dict.fromkeys(("dg", "dg_entropy", "dg_warm", "dg_cool", "dg_once", "dg_clip", "half_pg"), (DG, {})),
     "kondo_soft": (KondoDG, {"temperature": 10.0}),  # DG's step in expectation, for about half of the rows
     "kondo_price": (KondoDG, {"price": 0.0}),
     "kondo_3": (KondoDG, {"gate_rate": 0.3}),
@@ -230,8 +229,6 @@ def run(config: Config, seeds: list[int]) -> list[Row]:
 
 # --- figures --------------------------------------------------------------------------------------------------------
 
-#: of arms that ran later, on a faster machine, which would pass for a gain: this one costs as much as DG
-NO_SECONDS = ("half_pg",)
 iqm = functools.partial(trim_mean, proportiontocut=0.25)  # interquartile mean, over the seeds of one task
 
 
@@ -267,7 +264,7 @@ def curves(runs: Runs) -> Figure:
         _, colour, line = LABELS[config.method]
         steps, values = runs.get(config, "deterministic")
         seconds = np.median(runs.get(config, "training_seconds")[1], axis=0)  # some seeds had a slower machine
-        clocks = [steps / 1e6] if config.method in NO_SECONDS else [steps / 1e6, seconds]
+        clocks = [steps / 1e6] if config.method in plotting.NO_SECONDS else [steps / 1e6, seconds]
         for axes, x in zip(panels, clocks, strict=False):
             # Bands of 19 arms would hide each other.
             plotting.band(axes, x, values, name, iqm, shaded=line == "-", color=colour, linestyle=line)

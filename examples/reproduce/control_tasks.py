@@ -65,7 +65,7 @@ LABELS = {
     "pg_entropy": ("policy gradient, entropy bonus", plotting.COLOURS["pg"], "--"),
     "pg_more_entropy": ("policy gradient, entropy bonus .05", plotting.COLOURS["pg"], ":"),
     "pg_clip": ("policy gradient, 4 passes", plotting.COLOURS["pg"], "-."),
-    "half_pg": ("half the policy gradient", plotting.COLOURS["pg"], (0, (1, 4))),
+    "half_pg": (plotting.NAMES["half_pg"], plotting.COLOURS["pg"], (0, (1, 4))),
     "scaled_po": plotting.solid("scaled_po"),
     "dg": plotting.solid("dg"),
     "dg_warm": ("DG, temperature 50", plotting.COLOURS["dg"], "-."),

@@ -97,9 +97,7 @@ def run(config: Config, seeds: list[int]) -> list[Row]:
 # --- figures --------------------------------------------------------------------------------------------------------
 
 STYLES = {
-    "pg": {"color": plotting.COLOURS["pg"], "linestyle": ":"},
-    "half_pg": {"color": plotting.COLOURS["half_pg"], "linestyle": ":"},
-    "dg": {"color": plotting.COLOURS["dg"], "linestyle": ":"},
+    **{method: {"color": plotting.COLOURS[method], "linestyle": ":"} for method in PLAIN},
     "delight": {"color": plotting.COLOURS["kondo"]},
     "advantage": {"color": plotting.COLOURS["pmpo"]},
     "random": {"color": plotting.COLOURS["random"]},
@@ -137,8 +135,6 @@ CLOCKS = {
     "rows": "thousand rows paid for, actor + critic",
     "training_seconds": "seconds of one core, without evaluation",
 }
-#: of arms that ran later, on a faster machine, which would pass for a gain: this one costs as much as DG
-NO_SECONDS = ("half_pg",)
 COLUMNS = [("sampled", "env_steps"), *(("deterministic", name) for name in CLOCKS)]
 
 
@@ -154,7 +150,7 @@ def curves(runs: Runs) -> Figure:
         for panel, (metric, name) in zip(row, COLUMNS, strict=True):
             for config in dict.fromkeys([*plain, *configs]):
                 steps, values = runs.get(config, metric)
-                if steps.size and not (name == "training_seconds" and config.method in NO_SECONDS):
+                if steps.size and not (name == "training_seconds" and config.method in plotting.NO_SECONDS):
                     plotting.band(panel, clock(runs, config, name), values, label(config), **style(config))
             panel.set(xlabel=CLOCKS[name], ylabel=f"{metric} return")
         plotting.legend(row[-1], fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

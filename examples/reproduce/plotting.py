@@ -41,6 +41,8 @@ COLOURS = {
     "sampled": "#2a7f7f",  # actions that are; no methods
     "deterministic": "#b8860b",
 }
+#: arms that ran later, on a faster machine, which in a panel of seconds would pass for a gain: this one costs as DG
+NO_SECONDS = ("half_pg",)
 STYLE: Any = {
     "figure.dpi": 110,
     "savefig.dpi": 110,
