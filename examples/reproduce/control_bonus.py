@@ -22,7 +22,7 @@ from sb3_delight.zoo import plots
 #: figure -> its tasks
 TASKS = {
     "bonus": [MINATAR[f"MinAtar/{game}-v1"] for game in ("Breakout", "Asterix")],
-    "bonus_mujoco": [MUJOCO["HalfCheetah-v5"]],  # under PPO's clip
+    "bonus_mujoco": [MUJOCO[f"{robot}-v5"] for robot in ("HalfCheetah", "Hopper", "Walker2d")],  # under PPO's clip
 }
 BONUSES = (0.01, 0.02, 0.05, 0.1, 0.2)
 METRICS = {"deterministic": "likeliest actions", "sampled": "sampled actions"}
