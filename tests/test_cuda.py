@@ -1,5 +1,6 @@
 """On a GPU: the rollout lives there, and the results are those of the CPU."""
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ import torch
 from envs import AnySpaces
 from gymnasium import spaces
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
 from sb3_delight import DG, KondoDG, PolicyGradient, objectives
 from sb3_delight.actors import LocalActors
-from sb3_delight.buffers import flat_rollout
+from sb3_delight.buffers import DeviceRolloutBuffer, flat_rollout
+from sb3_delight.forward import evaluate_log_prob
+from sb3_delight.returns import vtrace
 
 pytestmark = [
     pytest.mark.gpu,
@@ -139,6 +143,34 @@ def test_actors_leave_its_generator_alone_and_feed_it() -> None:
     model.learn(128)
     assert all(tensor.is_cuda for tensor in flat_rollout(model.rollout_buffer) if isinstance(tensor, torch.Tensor))
     assert not all(torch.equal(a, b) for a, b in zip(start, model.policy.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_vtrace_of_an_older_rollout_is_that_of_the_cpu(env: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    common: dict[str, Any] = {"learning_rate": 0.01, "advantage_estimator": "vtrace", "actors": LocalActors(1)}
+    model = DG("MlpPolicy", env, n_steps=32, device="cuda", seed=0, **common)
+    compute, ratios = DeviceRolloutBuffer.compute_vtrace, []
+
+    def compare(
+        buffer: DeviceRolloutBuffer, last_values: torch.Tensor, dones: np.ndarray, log_prob: torch.Tensor
+    ) -> None:
+        compute(buffer, last_values, dones, log_prob)
+        host = copy.deepcopy(model.policy).cpu()
+        there: Any = flat_rollout(buffer)
+        samples = RolloutBufferSamples(*(tensor.cpu() for tensor in there))
+        log_ratio = (evaluate_log_prob(host, samples, None) - samples.old_log_prob)[:, None]
+        stored = (buffer.rewards.cpu(), buffer.values.cpu(), buffer.episode_starts.cpu())
+        last = (last_values.cpu().flatten(), torch.as_tensor(dones, dtype=torch.float32))
+        expected = vtrace(*stored, *last, model.gamma, model.gae_lambda, log_ratio)
+        for ours, theirs in zip((buffer.advantages, buffer.returns), expected, strict=True):
+            assert ours.is_cuda
+            torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-3, atol=1e-3)
+        ratios.append(log_ratio.exp())
+
+    monkeypatch.setattr(DeviceRolloutBuffer, "compute_vtrace", compare)
+    model.learn(4 * 32)
+    assert len(ratios) == 3
+    assert all((ratio - 1).abs().max() > 1e-3 for ratio in ratios)  # the actor's policy was another
 
 
 def test_the_gate_reads_nothing_back() -> None:
