@@ -264,7 +264,7 @@ def curves(runs: Runs) -> Figure:
         _, colour, line = LABELS[config.method]
         steps, values = runs.get(config, "deterministic")
         seconds = np.median(runs.get(config, "training_seconds")[1], axis=0)  # some seeds had a slower machine
-        clocks = [steps / 1e6] if config.method in plotting.NO_SECONDS else [steps / 1e6, seconds]
+        clocks = [steps / 1e6] if plotting.seconds_mislead(config) else [steps / 1e6, seconds]
         for axes, x in zip(panels, clocks, strict=False):
             # Bands of 19 arms would hide each other.
             plotting.band(axes, x, values, name, iqm, shaded=line == "-", color=colour, linestyle=line)

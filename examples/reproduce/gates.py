@@ -150,7 +150,7 @@ def curves(runs: Runs) -> Figure:
         for panel, (metric, name) in zip(row, COLUMNS, strict=True):
             for config in dict.fromkeys([*plain, *configs]):
                 steps, values = runs.get(config, metric)
-                if steps.size and not (name == "training_seconds" and config.method in plotting.NO_SECONDS):
+                if steps.size and not (name == "training_seconds" and plotting.seconds_mislead(config)):
                     plotting.band(panel, clock(runs, config, name), values, label(config), **style(config))
             panel.set(xlabel=CLOCKS[name], ylabel=f"{metric} return")
         plotting.legend(row[-1], fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

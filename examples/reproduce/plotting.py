@@ -41,8 +41,11 @@ COLOURS = {
     "sampled": "#2a7f7f",  # actions that are; no methods
     "deterministic": "#b8860b",
 }
-#: arms that ran later, on a faster machine, which in a panel of seconds would pass for a gain: this one costs as DG
-NO_SECONDS = ("half_pg",)
+#: task and arm that ran on another day or machine than the task's others, and would pass for faster
+NO_SECONDS = {
+    *((env, "half_pg") for env in ("CartPole-v1", "HalfCheetah-v5", "MinAtar/Breakout-v1", "MinAtar/Asterix-v1")),
+    ("MinAtar/SpaceInvaders-v1", "ppo"),
+}
 STYLE: Any = {
     "figure.dpi": 110,
     "savefig.dpi": 110,
@@ -60,6 +63,11 @@ STYLE: Any = {
 def solid(method: str) -> tuple[str, str, str]:
     """Name, colour and line of a method as such, beside which its variants have others."""
     return NAMES[method], COLOURS[method], "-"
+
+
+def seconds_mislead(config: Any) -> bool:
+    """Whether a run's seconds do not compare with those of its task's others."""
+    return (config.env, config.method) in NO_SECONDS
 
 
 def shades(count: int) -> list[Any]:
