@@ -27,6 +27,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_delight import DG, PolicyGradient
+from sb3_delight.buffers import DeviceRolloutBuffer
 from sb3_delight.frictions import ActorBug
 from sb3_delight.normalization import statistics_of
 from sb3_delight.rollouts import Rollout, Weights
@@ -198,6 +199,25 @@ def test_two_actors_train_a_learner(running_ray: None) -> None:
     assert pool.last_statistics["restarts"] == 0
     assert ray.is_initialized()
     wait_until(lambda: gone(set(pids(pool.collected))))
+
+
+def test_vtrace_is_for_rollouts_of_older_weights(running_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute, corrected = DeviceRolloutBuffer.compute_vtrace, []
+
+    def spy(buffer: DeviceRolloutBuffer, last_values: torch.Tensor, dones: Any, log_prob: torch.Tensor) -> None:
+        compute(buffer, last_values, dones, log_prob)
+        corrected.append(len(pool.collected))
+        assert torch.isfinite(buffer.advantages).all()
+        ratio = (log_prob.view(2, 16).T - buffer.log_probs).exp()
+        assert (ratio - 1).abs().max() > 1e-4
+
+    monkeypatch.setattr(DeviceRolloutBuffer, "compute_vtrace", spy)
+    pool = Spy(1, env_fn=Telling)  # acts while the learner learns
+    model = make(pool, advantage_estimator="vtrace", learning_rate=0.01)
+    model.learn(100 * 32, callback=Stop(lambda: len(corrected) >= 2))
+    used = pool.collected[:-1]  # the last one only said that it was time to stop
+    older = [i + 1 for i, rollout in enumerate(used) if rollout.version < i]
+    assert corrected == older
 
 
 def test_rollouts_wait_up_to_the_bound_and_are_dropped_when_too_old(
