@@ -92,7 +92,8 @@ def test_methods_of_ours_share_every_setting(env: str) -> None:
         left = [arm for arm in left if arm not in ours]
         alike: Any = {"ent_coef": 0.0, "temperature": 10.0}  # but for these, of the arms that are about them
         assert len({dataclasses.replace(arm, method="dg", **alike) for arm in ours}) == bool(ours)
-        apart = {"pg_entropy", "dg_entropy", "dg_warm", "pg_more_entropy", "dg_cool", "half_pg"}
+        apart = {"pg_entropy", "dg_entropy", "dg_warm", "pg_more_entropy", "dg_cool"}
+        apart |= {"half_pg", "half_pg_entropy", "random_5_entropy"}
         assert {arm.method for arm in ours if arm.ent_coef or arm.temperature != 10} <= apart
         common = [settings(dataclasses.replace(arm, cnn=False, **alike)) for arm in ours]
         assert all(each == common[0] for each in common)
@@ -252,7 +253,7 @@ def test_methods_are_what_their_labels_say() -> None:
     assert isinstance(made["dg_once"], DG)
     assert isinstance(made["dg_clip"], DG)
     rates = {"kondo_1": 0.1, "kondo_3": 0.3, "kondo_price": None, "kondo_soft": None}
-    rates |= {"random_1": 0.1, "random_3": 0.3, "random_5": 0.5}
+    rates |= {"random_1": 0.1, "random_3": 0.3, "random_5": 0.5, "random_5_entropy": 0.5}
     for method, rate in rates.items():
         model = made[method]
         assert isinstance(model, KondoDG)
@@ -267,6 +268,9 @@ def test_methods_are_what_their_labels_say() -> None:
     assert isinstance(made["half_pg"], DG)
     assert 1 / (2 * made["dg_warm"].temperature(1.0)) == made["pg_entropy"].ent_coef
     assert made["pg_more_entropy"].ent_coef == 1 / (2 * 10.0)  # of DG's own temperature
+    assert made["half_pg_entropy"].temperature(1.0) == temperature
+    assert isinstance(made["half_pg_entropy"], DG)
+    assert made["half_pg_entropy"].ent_coef == made["random_5_entropy"].ent_coef == 1 / (4 * 10.0)
 
 
 def test_surprisal_less_entropy_does_not_depend_on_the_units_of_actions() -> None:

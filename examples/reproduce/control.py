@@ -53,12 +53,13 @@ ZOO_CONFIGS = Path(__file__).parents[2] / "zoo_configs"
 #: what they are, and arguments that no field of a run stands for
 OURS: dict[str, tuple[type[PolicyGradient], dict[str, Any]]] = {
     **dict.fromkeys(("pg", "pg_entropy", "pg_more_entropy", "pg_once", "pg_clip"), (PolicyGradient, {})),
-    **dict.fromkeys(("dg", "dg_entropy", "dg_warm", "dg_cool", "dg_once", "dg_clip", "half_pg"), (DG, {})),
+    **dict.fromkeys(("dg", "dg_entropy", "dg_warm", "dg_cool", "dg_once", "dg_clip"), (DG, {})),
+    **dict.fromkeys(("half_pg", "half_pg_entropy"), (DG, {})),
     "kondo_soft": (KondoDG, {"temperature": 10.0}),  # DG's step in expectation, for about half of the rows
     "kondo_price": (KondoDG, {"price": 0.0}),
     "kondo_3": (KondoDG, {"gate_rate": 0.3}),
     "kondo_1": (KondoDG, {"gate_rate": 0.1}),
-    "random_5": (KondoDG, {"gate_rate": 0.5, "priority": "random"}),
+    **dict.fromkeys(("random_5", "random_5_entropy"), (KondoDG, {"gate_rate": 0.5, "priority": "random"})),
     "random_3": (KondoDG, {"gate_rate": 0.3, "priority": "random"}),
     "random_1": (KondoDG, {"gate_rate": 0.1, "priority": "random"}),
 }
@@ -133,6 +134,8 @@ ON_MINATAR = {
     "pg_more_entropy": {"ent_coef": 0.05},  # the one that DG holds at temperature 10
     "dg_cool": {"temperature": 1.0},  # the papers'
     "half_pg": {"temperature": math.inf},  # actor and critic share features, so the size of a gate tells, too
+    "half_pg_entropy": {"temperature": math.inf, "ent_coef": 0.025},  # DG at temperature 10, to first order
+    "random_5_entropy": {"ent_coef": 0.025},  # and the coin
     "pg_clip": CLIPPED,
     "dg_clip": CLIPPED,
 }

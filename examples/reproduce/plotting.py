@@ -45,6 +45,11 @@ COLOURS = {
 NO_SECONDS = {
     *((env, "half_pg") for env in ("CartPole-v1", "HalfCheetah-v5", "MinAtar/Breakout-v1", "MinAtar/Asterix-v1")),
     ("MinAtar/SpaceInvaders-v1", "ppo"),
+    *(
+        (f"MinAtar/{game}-v1", method)
+        for game in ("Breakout", "Asterix", "SpaceInvaders")
+        for method in ("half_pg_entropy", "random_5_entropy")
+    ),
 }
 STYLE: Any = {
     "figure.dpi": 110,
