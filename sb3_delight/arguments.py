@@ -53,8 +53,12 @@ def check_keywords(cls: type, names: Iterable[str]) -> None:
 
     :raises ValueError: if one is no argument of the constructor, or of those that it passes keywords on to
     """
-    constructors = (vars(each)["__init__"] for each in cls.__mro__ if "__init__" in vars(each))
-    known = {name for each in constructors for name in inspect.signature(each).parameters}
+    known: set[str] = set()
+    for constructor in (vars(each)["__init__"] for each in cls.__mro__ if "__init__" in vars(each)):
+        parameters = inspect.signature(constructor).parameters.values()
+        known |= {each.name for each in parameters if each.kind is not each.VAR_KEYWORD}
+        if all(each.kind is not each.VAR_KEYWORD for each in parameters):  # it passes on none that it does not name
+            break
     for name in names:
         require(name in known, "a keyword of load()", name, f"an argument of {cls.__name__}")
 

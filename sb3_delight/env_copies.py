@@ -53,6 +53,7 @@ class EnvCopy:
     n_envs: int
     kinds: tuple[str, ...]  #: names of the classes that the specifications should make, where these are known
     info_keywords: tuple[str, ...]  #: what the learner's Monitor reports of an episode
+    vec_monitor: bool  #: whether that is a VecMonitor, which sees what a VecEnv adds to an info
     wrappers: tuple[bytes | type[VecTransposeImage], ...]  #: innermost first; a VecNormalize is pickled
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
@@ -69,6 +70,7 @@ class EnvCopy:
         wrappers: list[bytes | type[VecTransposeImage]] = []
         inner, foreign = env, ""
         keywords: tuple[str, ...] = ()
+        vec_monitor = is_vecenv_wrapped(env, VecMonitor)
         while isinstance(inner, VecEnvWrapper):
             if isinstance(inner, VecNormalize):
                 if foreign:  # env_fn makes what is inside of it
@@ -77,20 +79,21 @@ class EnvCopy:
                 wrappers.insert(0, cloudpickle.dumps(inner))
             elif isinstance(inner, VecTransposeImage):
                 wrappers.insert(0, VecTransposeImage)
-            elif isinstance(inner, VecMonitor):  # a Monitor does the same
+            elif isinstance(inner, VecMonitor):
                 keywords = inner.info_keywords
             else:
                 foreign = type(inner).__name__
                 if env_fn is None:
                     raise _cannot(f"its wrapper {foreign} cannot be made again from a specification")
             inner = inner.venv
-        if _has_monitors(inner):
-            keywords = keywords or inner.get_attr("info_keywords")[0]
+        if not vec_monitor and _has_monitors(inner):
+            keywords = inner.get_attr("info_keywords")[0]
         return cls(
             source=env_fn or _specifications(inner),
             n_envs=env.num_envs,
             kinds=_kinds(inner) if env_fn is None else (),
             info_keywords=keywords,
+            vec_monitor=vec_monitor,
             wrappers=tuple(wrappers),
             observation_space=env.observation_space,
             action_space=env.action_space,
@@ -128,19 +131,23 @@ class EnvCopy:
         return env
 
     def _innermost(self) -> VecEnv:
+        env = self._without_vec_monitor()
+        bare = not is_vecenv_wrapped(env, VecMonitor) and _has_monitors(env) is False
+        return VecMonitor(env, info_keywords=self.info_keywords) if bare else env
+
+    def _without_vec_monitor(self) -> VecEnv:
         if isinstance(self.source, tuple):
             return DummyVecEnv([partial(self._monitored, spec) for spec in self.source])
         first = self.source()
         require(isinstance(first, gym.Env | VecEnv), "what env_fn makes", first, "an Env or a VecEnv")
         if isinstance(first, VecEnv):
-            bare = not is_vecenv_wrapped(first, VecMonitor) and _has_monitors(first) is False
-            return VecMonitor(first, info_keywords=self.info_keywords) if bare else first
+            return first
         made = [first, *(self.source() for _ in range(self.n_envs - 1))]
         return DummyVecEnv([partial(self._monitored, each) for each in made])
 
     def _monitored(self, env: Any) -> gym.Env[Any, Any]:
         env = gym.make(env) if isinstance(env, EnvSpec) else env
-        return env if is_wrapped(env, Monitor) else Monitor(env, info_keywords=self.info_keywords)
+        return env if self.vec_monitor or is_wrapped(env, Monitor) else Monitor(env, info_keywords=self.info_keywords)
 
     def _check_innermost(self, env: VecEnv) -> None:
         if env.num_envs != self.n_envs:

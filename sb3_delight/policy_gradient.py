@@ -203,7 +203,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             max_grad_norm=max_grad_norm,
             use_sde=use_sde,
             sde_sample_freq=sde_sample_freq,
-            rollout_buffer_class=rollout_buffer_class or DeviceRolloutBuffer,
+            rollout_buffer_class=rollout_buffer_class,
             rollout_buffer_kwargs=rollout_buffer_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -246,6 +246,10 @@ class PolicyGradient(OnPolicyAlgorithm):
         :raises ValueError: if one is no argument of the constructor, or outside its range
         """
         check_keywords(cls, kwargs)
+        allowed = f"an argument of {cls.__name__} other than the policy, which is the saved one"
+        require("policy" not in kwargs, "a keyword of load()", "policy", allowed)
+        if "stats_window_size" in kwargs:  # by the name under which stable-baselines3 keeps it
+            kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")
         env = None if env is None else maybe_make_env(env, kwargs.get("verbose", 0))
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
@@ -317,6 +321,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         require(
             frequency == -1 or is_whole(frequency), "sde_sample_freq", frequency, "a whole number, 1 or more, or -1"
         )
+        self.rollout_buffer_class = self.rollout_buffer_class or DeviceRolloutBuffer
+        self.rollout_buffer_kwargs = self.rollout_buffer_kwargs or {}
         buffer: Any = self.rollout_buffer_class
         known = isinstance(buffer, type) and issubclass(buffer, RolloutBuffer)
         require(known, "rollout_buffer_class", buffer, "RolloutBuffer, a class derived from it, or None")

@@ -196,6 +196,15 @@ def test_what_env_fn_makes_is_monitored_as_the_learners(env_fn: Any) -> None:
         assert (made.get_attr("info_keywords") if per_env else [made.info_keywords]) == [("level",)] * (1 + per_env)
 
 
+@pytest.mark.parametrize("env_fn", [None, lambda: gym.make("CartPole-v1", max_episode_steps=3)])
+def test_a_monitor_of_a_vecenv_reports_what_that_adds_to_an_info(env_fn: Any) -> None:
+    learner = DummyVecEnv([lambda: gym.make("CartPole-v1", max_episode_steps=3)] * 2)
+    env = copied(VecMonitor(learner, info_keywords=("TimeLimit.truncated",)), env_fn)
+    env.reset()
+    infos = [env.step(np.zeros(2, int))[3] for _ in range(3)][-1]
+    assert [info["episode"]["TimeLimit.truncated"] for info in infos] == [True, True]
+
+
 class CartPoleInside(gym.Env[Any, Any]):
     """Another environment, with the specification of what it holds."""
 

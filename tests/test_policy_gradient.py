@@ -17,7 +17,7 @@ import pytest
 import torch
 from envs import AnySpaces, Poisoned
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sb3_delight import DG, KondoDG, PolicyGradient, objectives
 from sb3_delight.actors import LocalActors
 from sb3_delight.baselines import PPO, ImportanceWeightedPG, ScaledPO
-from sb3_delight.buffers import flat_rollout
+from sb3_delight.buffers import DeviceRolloutBuffer, flat_rollout
 from sb3_delight.forward import unvalidated_distributions
 from sb3_delight.keywords import Arguments
 
@@ -209,9 +209,22 @@ def test_load_checks_its_arguments_too(tmp_path: Path) -> None:
         DG.load(tmp_path / "model", surprisal_baseline="mode")
     model = DG.load(tmp_path / "model", temperature="lin_4.0")
     assert model._current(model.temperature) == 4.0
-    for name in ("temprature", "gate_rate"):  # which stable-baselines3 would keep as an attribute
+    # Which stable-baselines3 would keep as an attribute; the last is an argument of its own constructor alone.
+    for name in ("temprature", "gate_rate", "monitor_wrapper"):
         with pytest.raises(ValueError, match=rf"^a keyword of load\(\) must be an argument of DG, got '{name}'"):
             DG.load(tmp_path / "model", **{name: 0.5})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^a keyword of load\(\) must be an argument of DG other than the policy"):
+        DG.load(tmp_path / "model", policy="CnnPolicy")
+
+
+def test_load_takes_the_constructors_defaults(tmp_path: Path) -> None:
+    saved = make(DG, rollout_buffer_class=RolloutBuffer, stats_window_size=7)
+    saved.save(tmp_path / "model")
+    given: dict[str, Any] = {"rollout_buffer_class": None, "rollout_buffer_kwargs": None, "stats_window_size": 5}
+    model = DG.load(tmp_path / "model", "CartPole-v1", **given).learn(16)
+    assert isinstance(model.rollout_buffer, DeviceRolloutBuffer)
+    assert model.ep_info_buffer is not None
+    assert model.ep_info_buffer.maxlen == 5
 
 
 def test_a_loaded_model_learns_once_it_has_an_environment(tmp_path: Path) -> None:
