@@ -38,10 +38,11 @@ CONTROL = {
         ("ppo", "trpo", "a2c", "dg", "dg_entropy", "dg_warm", "pg", "pg_entropy", *GATES, "pg_once", "dg_once"),
     ),
     "| MinAtar, 2M steps": (
-        ("Breakout-v1", "Asterix-v1"),
+        ("Breakout-v1", "Asterix-v1", "SpaceInvaders-v1"),
         (
             *("ppo", "trpo", "a2c", "dg", "dg_entropy", "dg_warm", "dg_cool"),
-            *("pg", "pg_entropy", "pg_more_entropy", "half_pg", "dg_clip", "pg_clip", *GATES),
+            *("pg", "pg_entropy", "pg_more_entropy", "half_pg", "half_pg_entropy", "dg_clip", "pg_clip"),
+            *("kondo_soft", "random_5", "random_5_entropy", *GATES[2:]),
         ),
     ),
 }

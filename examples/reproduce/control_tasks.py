@@ -69,7 +69,7 @@ LABELS = {
     "half_pg_entropy": (
         "half the policy gradient, entropy bonus .025",
         plotting.COLOURS["pg"],
-        (0, (5, 1, 1, 1)),
+        (0, (3, 1, 1, 1, 1, 1)),
     ),
     "scaled_po": plotting.solid("scaled_po"),
     "dg": plotting.solid("dg"),
