@@ -45,8 +45,8 @@ class EnvCopy:
     """How to make the learner's environment again; it can be pickled.
 
     Every sub-environment is made again from the specification by which Gymnasium registered it, with the arguments it
-    was made with, and a ``Monitor``; ``VecNormalize`` and ``VecTransposeImage`` are put around them as around the
-    learner's.
+    was made with. It has a ``Monitor``, or all have a ``VecMonitor`` if the learner's do; ``VecNormalize`` and
+    ``VecTransposeImage`` are put around them as around the learner's.
     """
 
     source: tuple[EnvSpec, ...] | EnvMaker  #: one specification for each sub-environment, or what the user gave
