@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
@@ -24,6 +25,7 @@ import bandit
 import control
 import gates
 import harness
+import implicit_bonus
 import mnist
 import plotting
 import records
@@ -35,7 +37,7 @@ import training
 
 from sb3_delight import KondoDG, PolicyGradient
 
-SCRIPTS = [tabular, bandit, mnist, token_reversal, temperature, gates, algorithms]
+SCRIPTS = [tabular, bandit, mnist, token_reversal, temperature, gates, algorithms, implicit_bonus]
 
 
 # --- harness: a sweep that is stopped anywhere continues where it stopped -------------------------------------------
@@ -576,3 +578,55 @@ def test_every_arm_takes_the_same_number_of_optimiser_steps(arm: gates.Config) -
     if arm.gate_rate is not None and arm.temperature == 0:
         assert row["actor_rows"] == math.ceil(256 * (arm.gate_rate if arm.method == "kondo" else 1))
     assert row["critic_rows"] == math.ceil(256 * arm.critic_rate)
+
+
+# --- the bonus that DG holds ----------------------------------------------------------------------------------------
+
+
+def bonus_rows(n: int) -> dict[str, tuple[Any, RolloutBufferSamples]]:
+    """Method -> its model, and rows of the policy that all models begin with, their advantages +1 or -1 at random."""
+    torch.manual_seed(0)
+    models = {
+        config.method: implicit_bonus.make_model(config, make_vec_env("Pendulum-v1", 2), 0)
+        for config in implicit_bonus.SWEEP["Hopper-v5"]
+    }
+    observations = torch.randn(n, 3)
+    with torch.no_grad():
+        actions, values, log_prob = models["dg"].policy(observations)
+    advantages = torch.randint(0, 2, (n,)) * 2.0 - 1
+    batch = RolloutBufferSamples(observations, actions, values.flatten(), log_prob, advantages, torch.zeros(n))
+    return {method: (model, batch) for method, model in models.items()}
+
+
+def test_every_step_from_the_bonus_to_dg_keeps_its_size_to_first_order() -> None:
+    """Entropy's gradient with respect to the logarithm of a deviation is 1."""
+    found = {}
+    for method, (model, batch) in bonus_rows(400_000).items():
+        _, log_prob, entropy = model.policy.evaluate_actions(batch.observations, batch.actions)
+        weight = model._clip(model._weight(log_prob.detach(), batch), log_prob.detach(), batch)
+        gain = (weight * batch.advantages * log_prob).mean() + model.ent_coef * entropy.mean()
+        found[method] = torch.autograd.grad(gain, model.policy.log_std)[0].item()
+    assert found.pop("half_pg") == pytest.approx(0, abs=0.004)
+    assert found.pop("bonus") == pytest.approx(0.05, abs=0.004)
+    for method in ("sampled", "clipped", "linear"):
+        assert found.pop(method) == pytest.approx(0.05, abs=0.006)
+    assert found["bounded"] < 0.05
+    assert found["dg"] == pytest.approx(found["bounded"], abs=0.006)
+
+
+def test_the_clip_stops_the_bonus_where_it_should() -> None:
+    moved = {}
+    for method, (model, batch) in bonus_rows(64).items():
+        log_prob = batch.old_log_prob + 0.5 * batch.advantages  # past the clip, in the advantage's favour
+        moved[method] = model._clip(model._weight(log_prob, batch), log_prob, batch)
+    sampled = moved.pop("sampled")
+    assert all(torch.all(weight == 0) for weight in moved.values())
+    model, batch = bonus_rows(64)["sampled"]
+    surprisal = -model._less_baseline(batch.old_log_prob + 0.5 * batch.advantages)
+    torch.testing.assert_close(sampled * batch.advantages, surprisal / 20)
+
+
+def test_a_row_without_advantage_has_no_share_of_the_bonus() -> None:
+    for model, batch in bonus_rows(4).values():
+        without = batch._replace(advantages=torch.tensor([0.0, 1.0, -1.0, 0.0]))
+        assert torch.isfinite(model._weight(batch.old_log_prob, without)).all()
