@@ -31,14 +31,16 @@ STALE = {
     "**HalfCheetah, faults**": "halfcheetah",
 }
 GATES = ("kondo_soft", "random_5", "kondo_price", "kondo_3", "random_3", "kondo_1", "random_1")
-#: a table of README.md -> its tasks, and the methods of its lines
+ON_MUJOCO = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
+ON_MINATAR = ("Breakout-v1", "Asterix-v1", "SpaceInvaders-v1")
+#: a table of examples/README.md -> its tasks, and the methods of its lines
 CONTROL = {
     "| 1M steps": (
-        ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"),
+        ON_MUJOCO,
         ("ppo", "trpo", "a2c", "dg", "dg_entropy", "dg_warm", "pg", "pg_entropy", *GATES, "pg_once", "dg_once"),
     ),
     "| MinAtar, 2M steps": (
-        ("Breakout-v1", "Asterix-v1", "SpaceInvaders-v1"),
+        ON_MINATAR,
         (
             *("ppo", "trpo", "a2c", "dg", "dg_entropy", "dg_warm", "dg_cool"),
             *("pg", "pg_entropy", "pg_more_entropy", "half_pg", "half_pg_entropy", "dg_clip", "pg_clip"),
@@ -101,8 +103,24 @@ def test_control(start: str) -> None:
                 expected[method].append(in_brackets(runs.late(configs[method], "sampled"), 1, control.iqm))
             else:
                 seconds[method].append(f"{runs.last(configs[method], 'training_seconds').mean():.0f}")
-    _, _, *lines = table((ROOT / "README.md").read_text(), start, (start,))
+    _, _, *lines = table((ROOT / "examples" / "README.md").read_text(), start, (start,))
     for method, (_, *cells) in zip(methods, lines, strict=True):
         times = " / ".join(seconds[method])
         said = [cell.split(" (of")[0] for cell in cells]  # "of one pass": which DG is above
         assert said == expected[method] + ([times] if times else []), method
+
+
+def test_the_table_of_all_control_tasks() -> None:
+    (_, *heads), _, *lines = table((ROOT / "README.md").read_text(), "| return, 5 seeds", ("| return",))
+    tasks = (*ON_MUJOCO, *ON_MINATAR)
+    assert heads == [task.removesuffix("-v1") for task in tasks]
+    for place, task in enumerate(tasks):
+        bonus = "pg_entropy" if task in ON_MUJOCO else "pg_more_entropy"
+        configs = {config.method: config for config in control.SWEEP[task]}
+        runs = records.Runs(RESULTS / "control.csv", list(configs.values()))
+        methods = ("ppo", "trpo", "a2c", "dg", "pg", bonus, "kondo_soft", "random_5")
+        for method, (_, *cells) in zip(methods, lines, strict=True):
+            scores = runs.late(configs[method], "deterministic")
+            digits = 0 if task in ON_MUJOCO else 1
+            said = in_brackets(scores, digits, control.iqm) if scores.size else "not run"
+            assert cells[place] == said, (task, method)
