@@ -54,10 +54,10 @@ def arms(known: list[Config]) -> list[Config]:
 
 
 def draw(runs: Runs, statistic: Statistic) -> Figure:
-    """Return against the bonus, a panel for each task and way to act; dotted: no bonus. Prints the table."""
+    """Return against the bonus, a column for each task, a row for each way to act. Prints the table."""
     envs = list(dict.fromkeys(config.env for config in runs.configs))
-    figure, panels = plotting.panels(len(METRICS) * len(envs), width=4.0)
-    for axes, (env, metric) in zip(panels, itertools.product(envs, METRICS), strict=True):
+    figure, panels = plotting.panels(len(METRICS) * len(envs), width=4.0, height=3.4, rows=len(METRICS))
+    for axes, (metric, env) in zip(panels, itertools.product(METRICS, envs), strict=True):
         mine = [config for config in runs.configs if config.env == env]
         scores: dict[tuple[str, float], Array] = defaultdict(lambda: np.zeros(0))  # of what was not run
         scores |= {(family(config), bonus(config)): runs.late(config, metric) for config in mine}

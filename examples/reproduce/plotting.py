@@ -80,11 +80,14 @@ def shades(count: int) -> list[Any]:
     return [matplotlib.colormaps["viridis"](x) for x in np.linspace(0, 0.88, count)]
 
 
-def panels(count: int = 1, width: float = 5.2, height: float = 3.7, **options: Any) -> tuple[Figure, list[Axes]]:
-    figure, axes = plt.subplots(
-        1, count, figsize=(width * count, height), squeeze=False, layout="constrained", **options
-    )
-    return figure, list(axes[0])
+def panels(
+    count: int = 1, width: float = 5.2, height: float = 3.7, rows: int = 1, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure and its panels, row after row; width and height are of a panel, in inches."""
+    columns = count // rows
+    size = (width * columns, height * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
+    return figure, list(axes.flat)
 
 
 def draw(axes: Axes, runs: Runs, config: Any, metric: str, label: str, **style: Any) -> None:
