@@ -154,8 +154,10 @@ class KondoDG(PolicyGradient):
         gate = objectives.gate(score, temperature, price)
         self.record("gate_mean", gate.mean())
         self.record("price", price)
-        # Unlike torch.bernoulli, a comparison bears a NaN, which would end a CUDA process before it can be reported.
-        return (torch.rand_like(gate) < gate).nonzero().flatten()
+        # Unlike torch.bernoulli, a comparison bears a NaN, which would end a CUDA process before it can be reported. A
+        # hard gate draws nothing: with the same seed, price 0 acts as DG at temperature 0 does.
+        coin = torch.rand_like(gate) if temperature > 0 else 0.5
+        return (coin < gate).nonzero().flatten()
 
     def _critic_row_count(self, n_rows: int) -> int:
         return objectives.rows_at_rate(n_rows, self.critic_rate)

@@ -23,6 +23,7 @@ Kondo: Does This Gradient Spark Joy? (2603.20526). Asynchronous post-training we
 
 import math
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -69,6 +70,7 @@ def surprisal(log_prob: Tensor, clip: float | None = None) -> Tensor:
     _check_tensor("log_prob", log_prob)
     if clip is None:
         return -log_prob
+    _check_number("clip", clip)
     if not clip > 0:
         raise ValueError(f"clip must be a positive number of nats or None, got {clip!r}")
     bound = min(clip, torch.finfo(log_prob.dtype).max)
@@ -112,14 +114,17 @@ def priority(
     :param log_prob: log-probability under the learner's current policy, ``[*]``
     :param advantage: see the module's note on shapes
     :param clip: bound on the surprisal, see :func:`surprisal`
-    :param additive_alpha: :math:`\alpha`
+    :param additive_alpha: :math:`\alpha`, in [0, 1]
     :return: score, ``[*]``, a tensor of its own (mask it in place if you like), float32 for half-precision input,
         without gradient
-    :raises ValueError: if the name is none of these
+    :raises ValueError: if the name is none of these, or ``additive_alpha`` is outside its range
     """
     _check_shapes(log_prob, advantage=advantage)
     if name not in PRIORITIES:
         raise ValueError(f"priority must be one of {list(PRIORITIES)}, got {name!r}")
+    _check_number("additive_alpha", additive_alpha)
+    if not 0 <= additive_alpha <= 1:
+        raise ValueError(f"additive_alpha must be in [0, 1], got {additive_alpha!r}")
     # In half precision products overflow, and there are so few numbers that ties, which go by position, would decide.
     wide = _wide(log_prob.dtype)
     score = PRIORITIES[name](surprisal(log_prob, clip).to(wide), advantage, additive_alpha).expand(log_prob.shape)
@@ -212,8 +217,10 @@ def gate(delight: Tensor, temperature: float = 1.0, price: float | Tensor = 0.0)
     if isinstance(price, Tensor):
         if price.shape not in ((), delight.shape):
             raise ValueError(f"price must be a scalar or shaped like delight, got shape {tuple(price.shape)}")
-    elif not -math.inf <= price <= math.inf:  # isnan would make torch.compile trace every price anew
-        raise ValueError("price must be a number, got nan")
+    else:
+        _check_number("price", price)
+        if not -math.inf <= price <= math.inf:  # isnan would make torch.compile trace every price anew
+            raise ValueError("price must be a number, got nan")
     wide = delight.to(_wide(delight.dtype))
     if temperature < torch.finfo(wide.dtype).tiny:  # 0, and what rounds to it
         opened = (wide > price).to(wide.dtype)
@@ -339,8 +346,10 @@ def importance_weight(
     :raises ValueError: if ``clip`` is not positive
     """
     _check_shapes(log_prob, advantage=advantage, behaviour_log_prob=behaviour_log_prob)
-    if clip is not None and not clip > 0:
-        raise ValueError(f"clip must be a positive ratio or None, got {clip!r}")
+    if clip is not None:
+        _check_number("clip", clip)
+        if not clip > 0:
+            raise ValueError(f"clip must be a positive ratio or None, got {clip!r}")
     wide = _wide(torch.promote_types(log_prob.dtype, behaviour_log_prob.dtype))
     ratio = torch.exp(log_prob.to(wide) - behaviour_log_prob.to(wide))
     return ratio.clamp(max=min(clip or math.inf, torch.finfo(ratio.dtype).max))
@@ -360,6 +369,7 @@ def ppo_clip_weight(log_prob: Tensor, advantage: Tensor, behaviour_log_prob: Ten
         chose has a ratio without bound, and the square of a gradient must not overflow
     :raises ValueError: if ``clip_range`` is negative, infinite or NaN
     """
+    _check_number("clip_range", clip_range)
     if not 0 <= clip_range < math.inf:
         raise ValueError(f"clip_range must be a finite number, 0 or more, got {clip_range!r}")
     ratio = importance_weight(log_prob, advantage, behaviour_log_prob, clip=1e8)
@@ -399,6 +409,7 @@ def scaled_weight(log_prob: Tensor, advantage: Tensor, negative_scale: float = 0
     :raises ValueError: if ``negative_scale`` is negative, infinite or NaN
     """
     _check_shapes(log_prob, advantage=advantage)
+    _check_number("negative_scale", negative_scale)
     if not 0 <= negative_scale < math.inf:
         raise ValueError(f"negative_scale must be a finite number, 0 or more, got {negative_scale!r}")
     return torch.ones_like(log_prob).masked_fill(advantage < 0, negative_scale)
@@ -434,7 +445,10 @@ def asympo_weight(
     """
     _check_shapes(log_prob, advantage=advantage)
     for name, bound in (("p_low", p_low), ("p_high", p_high)):
-        if bound is not None and not 0 < bound < 1:
+        if bound is None:
+            continue
+        _check_number(name, bound)
+        if not 0 < bound < 1:
             raise ValueError(f"{name} must be a probability in (0, 1) or None, got {bound!r}")
     if p_low is not None and p_high is not None and p_low >= p_high:
         raise ValueError(f"p_low must be below p_high, got {p_low!r} and {p_high!r}")
@@ -541,7 +555,14 @@ def _check_tensor(name: str, value: Tensor) -> None:
         raise TypeError(f"{name} must be a tensor, got {value!r}")
 
 
+def _check_number(name: str, value: float) -> None:
+    """Or a tensor of one, as a learned temperature is."""
+    if not (value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, Real)):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+
+
 def _check_temperature(temperature: float) -> None:
+    _check_number("temperature", temperature)
     if not temperature >= 0:
         raise ValueError(
             f"temperature must be 0 (hard gate), positive, or inf (half the policy gradient), got {temperature!r}"
@@ -549,11 +570,13 @@ def _check_temperature(temperature: float) -> None:
 
 
 def _check_rate(rate: float) -> None:
+    _check_number("rate", rate)
     if not 0 < rate <= 1:
         raise ValueError(f"rate must be in (0, 1], got {rate!r}")
 
 
 def _check_positive(name: str, value: float) -> None:
+    _check_number(name, value)
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive, finite number, got {value!r}")
 

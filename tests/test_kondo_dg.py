@@ -106,6 +106,13 @@ def test_price_keeps_what_exceeds_it(clip: float) -> None:
     assert model._metrics["price"][-1] == pytest.approx(0.3)
 
 
+def test_price_0_acts_as_dg_at_temperature_0_does() -> None:
+    """A hard gate draws no random numbers, which would change the actions that follow."""
+    hard = DG("MlpPolicy", "CartPole-v1", temperature=0.0, seed=0, device="cpu").learn(320)
+    kondo = KondoDG("MlpPolicy", "CartPole-v1", price=0.0, seed=0, device="cpu").learn(320)
+    torch.testing.assert_close(kondo.policy.state_dict(), hard.policy.state_dict())
+
+
 def test_a_soft_gate_has_its_price_and_follows_the_schedule_of_its_temperature() -> None:
     model = make(price=0.3, temperature="lin_2.0")
     rollout = rollout_of(model)

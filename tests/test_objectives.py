@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -591,13 +592,35 @@ BAD_INPUT: list[tuple[str, Callable[[], object]]] = [
     ("values", lambda: sequence_mean(ROW)),
     ("priority", lambda: priority("joy", ROW, ROW)),
     ("advantage", lambda: priority("random", TOKENS, ROW)),
+    *[("additive_alpha", lambda bad=bad: priority("additive", ROW, ROW, None, bad)) for bad in (-0.1, 1.1, math.nan)],
 ]
+OF_A_NUMBER: tuple[tuple[str, Callable[[Any], object]], ...] = (
+    ("clip", lambda bad: surprisal(ROW, bad)),
+    ("clip", lambda bad: importance_weight(ROW, ROW, ROW, bad)),
+    ("temperature", lambda bad: dg_weight(ROW, ROW, bad)),
+    ("temperature", lambda bad: price_for_rate(ROW, 0.5, bad)),
+    ("rate", lambda bad: top_rows(ROW, bad)),
+    ("price", lambda bad: gate(ROW, 1.0, bad)),
+    ("clip_range", lambda bad: ppo_clip_weight(ROW, ROW, ROW, bad)),
+    ("clip_range", lambda bad: simple_po_weight(ROW, ROW, ROW, bad)),
+    ("negative_scale", lambda bad: scaled_weight(ROW, ROW, bad)),
+    ("p_low", lambda bad: asympo_weight(TOKENS, TOKENS, p_low=bad)),
+    ("batch_size", lambda bad: policy_gradient_loss(ROW, ROW, ROW, bad)),
+    ("additive_alpha", lambda bad: priority("additive", ROW, ROW, None, bad)),
+)
 
 
 @pytest.mark.parametrize(("name", "call"), BAD_INPUT)
 def test_bad_input_is_a_value_error_naming_the_argument(name: str, call: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=rf"^{name}\b"):
         call()
+
+
+@pytest.mark.parametrize(("name", "call"), OF_A_NUMBER)
+@pytest.mark.parametrize("bad", ["1", [1.0], TOKENS], ids=["text", "list", "tensor"])
+def test_so_is_what_is_no_number(name: str, call: Callable[[Any], object], bad: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}\b"):
+        call(bad)
 
 
 def test_the_equations_need_neither_stable_baselines3_nor_gymnasium() -> None:

@@ -448,6 +448,9 @@ def check_bad_settings_are_named() -> None:
         (("-optimize", "--n-evaluations", "0"), "--n-evaluations must be a whole number, 1 or more, got 0"),
         (("--eval-episodes", "0"), "--eval-episodes must be a whole number, 1 or more, got 0"),
         (("--log-interval", "0"), "--log-interval must be 1 or more"),
+        (("-n", "0"), "-n must be 1 or more, or -1 .the configuration's., got 0"),
+        (("-optimize", "--n-trials", "0"), "--n-trials must be a whole number, 1 or more, got 0"),
+        (("-optimize", "--max-total-trials", "0"), "--max-total-trials must be a whole number, 1 or more, got 0"),
         (("-params", "temperature:lin_5"), "name 'lin_5' is not defined .a value of -params is Python source"),
         (("-conf", "function.py"), "temperature must be something that a YAML file can hold"),
     ):
@@ -711,8 +714,11 @@ def check_the_best_trials_come_first_and_the_best_on_average_survives() -> None:
 
 
 def check_a_sweep_of_a_variant_is_resumed_and_repeated_as_it_was_or_not_at_all() -> None:
+    from rl_zoo3 import exp_manager
+
     from sb3_delight import DG
 
+    of_rl_zoo: Any = exp_manager
     for name, n_envs in (("two", 2), ("three", 3)):
         Path(f"{name}.yml").write_text(f"default: {{n_envs: {n_envs}, n_timesteps: 300, policy: MlpPolicy}}")
     cartpole, variant = ("--env", "CartPole-v1"), ("--study-name", "variant")
@@ -735,6 +741,13 @@ def check_a_sweep_of_a_variant_is_resumed_and_repeated_as_it_was_or_not_at_all()
             zoo(*command)
         assert stop.value.code == 130
     DG.learn = learn  # type: ignore[method-assign]
+    called_after_a_trial = of_rl_zoo.MaxTrialsCallback
+    of_rl_zoo.MaxTrialsCallback = lambda *_, **__: lambda *_: signal.raise_signal(signal.SIGINT)
+    with pytest.raises(SystemExit) as stop:
+        zoo(*sweep[:-1], "between", "--max-total-trials", "9")
+    of_rl_zoo.MaxTrialsCallback = called_after_a_trial
+    assert stop.value.code == 130
+    assert len(study("between").trials) == 1
     assert not Path("logs/variant_best.csv").exists()
     zoo(*best)
     (row,) = rows_of(Path("logs/variant_best.csv"))

@@ -120,9 +120,14 @@ class ZooManager(ExperimentManager):
         if self.continue_training + self.optimize_hyperparameters + (self.trial_id is not None) > 1:
             raise ValueError("-i continues an agent, --trial-id trains a trial, -optimize makes some: give one of them")
         counts = {"--eval-episodes": self.n_eval_episodes, "--n-eval-envs": self.n_eval_envs}
-        counts |= {"--n-evaluations": 1 if self.n_evaluations is None else self.n_evaluations}
+        optional = {"--n-evaluations": self.n_evaluations, "--max-total-trials": self.max_total_trials}
+        counts |= {flag: value for flag, value in optional.items() if value is not None}
+        if self.max_total_trials is None:  # else RL-Zoo does not look at it
+            counts["--n-trials"] = self.n_trials
         for flag, value in counts.items():
             require(is_whole(value), flag, value, "a whole number, 1 or more")
+        steps = self.n_timesteps
+        require(steps == -1 or is_whole(steps), "-n", steps, "1 or more, or -1 (the configuration's)")
         require(self.log_interval != 0, "--log-interval", 0, "1 or more, -1 (the algorithm's own) or -2 (none)")
         if self.study_name:
             self.storage = storage_of(self.storage, self.log_folder, self.study_name)
@@ -419,8 +424,11 @@ class ZooManager(ExperimentManager):
             create_tables(self.storage)
         self._resume_study()
         try:
-            super().hyperparameters_optimization()
+            with _noted_interrupts():  # between trials, too
+                super().hyperparameters_optimization()
         except ValueError as error:
             if "No trials are completed" not in str(error):
                 raise
-            raise SystemExit("no trial was completed: all were pruned or interrupted; the study keeps them") from None
+            if ZooManager.interrupted:
+                raise KeyboardInterrupt from None
+            raise SystemExit("no trial was completed: all were pruned; the study keeps them") from None
