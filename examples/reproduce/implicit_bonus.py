@@ -26,30 +26,41 @@ from torch import Tensor
 from sb3_delight import DG, objectives
 from sb3_delight.buffers import Samples
 
+TEMPERATURE = 5.0
+BONUS = 1 / (4 * TEMPERATURE)
+CLIP_RANGE = 0.2
+
+
+def surprisal(model: DG, log_prob: Tensor) -> Tensor:
+    """As DG's gate sees it: above that of the likeliest action, and bounded."""
+    mode = objectives.gaussian_mode_log_prob(model.policy.log_std)
+    return objectives.surprisal(log_prob - mode, model.surprisal_clip)
+
 
 class SampledBonusDG(DG):
     """Half the policy gradient and the bonus, as if surprisal were a reward: its expectation is entropy's gradient."""
 
     def _weight(self, log_prob: Tensor, batch: Samples) -> Tensor:
-        surprisal = objectives.surprisal(self._less_baseline(log_prob), self.surprisal_clip)
-        # A weight is multiplied by the advantage: where that is 0, a row stays without its share of the bonus.
-        share = torch.where(batch.advantages == 0, 0.0, surprisal / batch.advantages)
-        return 0.5 + share / (4 * self._current(self.temperature))
+        return 0.5 + self.bonus(log_prob, batch.advantages)
+
+    def bonus(self, log_prob: Tensor, advantages: Tensor) -> Tensor:
+        # A weight is multiplied by the advantage: where that is 0, a row stays without its share.
+        return BONUS * torch.where(advantages == 0, 0.0, surprisal(self, log_prob) / advantages)
 
 
 class UnclippedBonusDG(SampledBonusDG):
-    """The clip on the policy gradient alone, as it is in PPO with a bonus."""
+    """The clip on the policy gradient alone, as it is in PPO with a bonus: to be made without a ``clip_range``."""
 
-    def _clip(self, weight: Tensor, log_prob: Tensor, batch: Samples) -> Tensor:
-        return weight - 0.5 + super()._clip(torch.full_like(weight, 0.5), log_prob, batch)
+    def _weight(self, log_prob: Tensor, batch: Samples) -> Tensor:
+        clip = objectives.ppo_clip_weight(log_prob, batch.advantages, batch.old_log_prob, CLIP_RANGE)
+        return 0.5 * clip + self.bonus(log_prob, batch.advantages)
 
 
 class LinearDG(DG):
     """DG to first order in delight."""
 
     def _weight(self, log_prob: Tensor, batch: Samples) -> Tensor:
-        delight = objectives.delight(self._less_baseline(log_prob), batch.advantages, self.surprisal_clip)
-        return 0.5 + delight / (4 * self._current(self.temperature))
+        return 0.5 + BONUS * batch.advantages * surprisal(self, log_prob)
 
 
 class BoundedDG(LinearDG):
@@ -57,9 +68,6 @@ class BoundedDG(LinearDG):
 
     def _weight(self, log_prob: Tensor, batch: Samples) -> Tensor:
         return super()._weight(log_prob, batch).clamp(0, 1)
-
-
-TEMPERATURE = 5.0
 
 
 @dataclass(frozen=True)
@@ -78,10 +86,14 @@ METHODS: dict[str, tuple[type[DG], dict[str, Any], tuple[str, Any, str]]] = {
     "half_pg": (DG, {"temperature": float("inf")}, ("half the policy gradient", plotting.COLOURS["half_pg"], "--")),
     "bonus": (
         DG,
-        {"temperature": float("inf"), "ent_coef": 1 / (4 * TEMPERATURE)},
+        {"temperature": float("inf"), "ent_coef": BONUS},
         ("the same, entropy bonus .05", plotting.COLOURS["pg"], "-"),
     ),
-    "sampled": (UnclippedBonusDG, {}, ("the bonus from sampled actions", plotting.COLOURS["ppo"], "-")),
+    "sampled": (
+        UnclippedBonusDG,
+        {"clip_range": None},
+        ("the bonus from sampled actions", plotting.COLOURS["ppo"], "-"),
+    ),
     "clipped": (SampledBonusDG, {}, ("and under the clip", plotting.COLOURS["pmpo"], "-")),
     "linear": (LinearDG, {}, ("and weighed by advantage²", plotting.COLOURS["iw"], "-")),
     "bounded": (BoundedDG, {}, ("and the weight kept between 0 and 1", plotting.COLOURS["kondo"], "-")),
@@ -98,7 +110,7 @@ def make_model(config: Config, env: VecEnv, seed: int) -> DG:
         "n_steps": 256,
         "batch_size": 64,
         "n_epochs": 10,
-        "clip_range": 0.2,
+        "clip_range": CLIP_RANGE,
         "policy_kwargs": {"log_std_init": -1.0},
         "surprisal_baseline": "mode",
         "temperature": config.temperature,
