@@ -369,9 +369,7 @@ def ppo_clip_weight(log_prob: Tensor, advantage: Tensor, behaviour_log_prob: Ten
         chose has a ratio without bound, and the square of a gradient must not overflow
     :raises ValueError: if ``clip_range`` is negative, infinite or NaN
     """
-    _check_number("clip_range", clip_range)
-    if not 0 <= clip_range < math.inf:
-        raise ValueError(f"clip_range must be a finite number, 0 or more, got {clip_range!r}")
+    _check_not_negative("clip_range", clip_range)
     ratio = importance_weight(log_prob, advantage, behaviour_log_prob, clip=1e8)
     clipped = torch.where(advantage > 0, ratio > 1 + clip_range, ratio < 1 - clip_range)
     return ratio.masked_fill(clipped, 0)
@@ -409,9 +407,7 @@ def scaled_weight(log_prob: Tensor, advantage: Tensor, negative_scale: float = 0
     :raises ValueError: if ``negative_scale`` is negative, infinite or NaN
     """
     _check_shapes(log_prob, advantage=advantage)
-    _check_number("negative_scale", negative_scale)
-    if not 0 <= negative_scale < math.inf:
-        raise ValueError(f"negative_scale must be a finite number, 0 or more, got {negative_scale!r}")
+    _check_not_negative("negative_scale", negative_scale)
     return torch.ones_like(log_prob).masked_fill(advantage < 0, negative_scale)
 
 
@@ -573,6 +569,12 @@ def _check_rate(rate: float) -> None:
     _check_number("rate", rate)
     if not 0 < rate <= 1:
         raise ValueError(f"rate must be in (0, 1], got {rate!r}")
+
+
+def _check_not_negative(name: str, value: float) -> None:
+    _check_number(name, value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a finite number, 0 or more, got {value!r}")
 
 
 def _check_positive(name: str, value: float) -> None:

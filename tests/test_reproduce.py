@@ -615,13 +615,13 @@ def test_every_step_from_the_bonus_to_dg_keeps_its_size_to_first_order() -> None
 
 
 def test_the_clip_stops_the_bonus_where_it_should() -> None:
-    moved = {}
-    for method, (model, batch) in bonus_rows(64).items():
+    rows, moved = bonus_rows(64), {}
+    for method, (model, batch) in rows.items():
         log_prob = batch.old_log_prob + 0.5 * batch.advantages  # past the clip, in the advantage's favour
         moved[method] = model._clip(model._weight(log_prob, batch), log_prob, batch)
     sampled = moved.pop("sampled")
     assert all(torch.all(weight == 0) for weight in moved.values())
-    model, batch = bonus_rows(64)["sampled"]
+    model, batch = rows["sampled"]
     surprisal = -model._less_baseline(batch.old_log_prob + 0.5 * batch.advantages)
     torch.testing.assert_close(sampled * batch.advantages, surprisal / 20)
 

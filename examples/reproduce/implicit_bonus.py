@@ -133,15 +133,13 @@ def draw(runs: Runs) -> Figure:
     for config in runs.configs:
         name, colour, line = METHODS[config.method][2]
         for axes, metric in zip(panels, ("std", "deterministic"), strict=True):
-            steps, values = runs.get(config, metric)
-            if values.size:
-                plotting.band(axes, steps / 1000, values, name, color=colour, linestyle=line)
+            plotting.draw(axes, runs, config, metric, name, color=colour, linestyle=line)
         late = [records.in_words(runs.late(config, metric)) for metric in ("std", "deterministic")]
         print(f"    {name:40} deviation {late[0]:32} return {late[1]}")
     panels[0].set(yscale="log", ylabel="standard deviation of the policy")
     panels[1].set(ylabel="return, deterministic actions")
     for axes in panels:
-        axes.set(xlabel="thousand environment steps")
+        axes.set(xlabel="environment steps")
     seeds = records.extent([len(runs.seeds(config)) for config in runs.configs])
     figure.suptitle(f"{runs.configs[0].env}, temperature {TEMPERATURE:g}, {seeds} seeds: mean and 95 % interval")
     plotting.legend_below(figure, panels[0], 3)

@@ -358,7 +358,6 @@ class ZooManager(ExperimentManager):
             raise optuna.TrialPruned from error
         except KeyboardInterrupt:
             optuna.logging.set_verbosity(optuna.logging.ERROR)  # no traceback: the trial fails, the sweep ends
-            ZooManager.interrupted = True
             raise
 
     def _resume_study(self) -> None:
