@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "reproduce"))
 import algorithms
 import bandit
 import control
+import control_confirmation
 import gates
 import harness
 import implicit_bonus
@@ -37,7 +38,10 @@ import training
 
 from sb3_delight import KondoDG, PolicyGradient
 
-SCRIPTS = [tabular, bandit, mnist, token_reversal, temperature, gates, algorithms, implicit_bonus]
+SCRIPTS = [
+    *(tabular, bandit, mnist, token_reversal, temperature, gates, algorithms, implicit_bonus),
+    control_confirmation,
+]
 
 
 # --- harness: a sweep that is stopped anywhere continues where it stopped -------------------------------------------

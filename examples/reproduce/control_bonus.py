@@ -21,7 +21,7 @@ from sb3_delight.zoo import plots
 
 #: figure -> its tasks
 TASKS = {
-    "bonus": [MINATAR[f"MinAtar/{game}-v1"] for game in ("Breakout", "Asterix")],
+    "bonus": [MINATAR[f"MinAtar/{game}-v1"] for game in ("Breakout", "Asterix", "SpaceInvaders")],
     "bonus_mujoco": [MUJOCO[f"{robot}-v5"] for robot in ("HalfCheetah", "Hopper", "Walker2d")],  # under PPO's clip
 }
 BONUSES = (0.01, 0.02, 0.05, 0.1, 0.2)
