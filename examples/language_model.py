@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from sb3_delight import objectives
+from sb3_delight.arguments import count
 
 SYMBOLS, LONGEST = 4, 6
 END, PADDING = SYMBOLS, SYMBOLS + 1  # tokens after those of the symbols
@@ -88,10 +89,12 @@ def rewards(tokens: Tensor) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--updates", type=int, default=400)
+    parser.add_argument("--updates", type=count, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--gate-rate", type=float, help="share of answers that pay for a backward pass (default: DG)")
     options = parser.parse_args()
+    if options.gate_rate is not None and not 0 < options.gate_rate <= 1:
+        parser.error(f"--gate-rate must be above 0 and at most 1, got {options.gate_rate:g}")
     torch.manual_seed(options.seed)
     torch.set_num_threads(1)
     model = LanguageModel()

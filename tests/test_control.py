@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "reproduce"))
 
 import control
 import control_bonus
+import control_confirmation
 import control_levers
 import control_tasks
 import control_tuning
@@ -419,6 +420,12 @@ def test_results_are_judged_by_seeds_that_chose_no_setting(tmp_path: Path, capsy
     runs = records.Runs(tmp_path / "results" / "control.csv", sweep)
     assert runs.seeds(sweep[0]) == {10, 11, 12}
     assert "PPO, RL-Zoo" + 35 * " " + "911 [910, 912], 3 seeds\n" in capsys.readouterr().out  # no DG to compare with
+
+
+def test_the_confirmation_is_on_seeds_that_chose_nothing() -> None:
+    rows = records.read_rows(harness.HERE / "results" / "control.csv")
+    assert max(int(row["seed"]) for row in rows) < control_confirmation.FIRST_SEED
+    assert control_confirmation.EXPERIMENT.first_seed == {"mujoco": control_confirmation.FIRST_SEED}
 
 
 def test_scores_are_means_of_the_last_three_evaluations(tmp_path: Path) -> None:

@@ -17,6 +17,13 @@ def run(script: str, *arguments: str) -> str:
     return done.stdout
 
 
+def refused(script: str, flags: tuple[str, ...], message: str) -> None:
+    command = [sys.executable, str(EXAMPLES / script), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1]
+
+
 def test_quickstart_trains_saves_and_draws(tmp_path: Path) -> None:
     pytest.importorskip("mujoco")
     stdout = run("quickstart.py", "--timesteps", "2500", "--output", "out")
@@ -46,10 +53,7 @@ def test_quickstart_keeps_earlier_runs_and_says_what_is_wrong(tmp_path: Path) ->
         (("--env", "FrozenLake-v1"), "error: --env FrozenLake-v1: "),
         (("--timesteps", "0"), "must be a whole number, 1 or more, got '0'"),
     ):
-        command = [sys.executable, str(EXAMPLES / "quickstart.py"), *flags]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
-        assert done.returncode == 2
-        assert message in done.stderr.splitlines()[-1]
+        refused("quickstart.py", flags, message)
     assert not (tmp_path / "runs").exists()
 
 
@@ -65,3 +69,8 @@ def test_distributed_trains() -> None:
 @pytest.mark.parametrize(("flags", "paid"), [((), 768), (("--gate-rate", "0.1"), 78)])
 def test_the_language_model_pays_for_what_the_gate_keeps(flags: tuple[str, ...], paid: int) -> None:
     assert f"3 updates, {paid} backward passes: " in run("language_model.py", "--updates", "3", *flags)
+
+
+@pytest.mark.parametrize("rate", ["0", "2", "nan"])
+def test_the_language_model_refuses_a_rate_that_is_none(rate: str) -> None:
+    refused("language_model.py", ("--gate-rate", rate), f"--gate-rate must be above 0 and at most 1, got {rate}")
