@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +23,7 @@ __all__ = [
     "is_whole",
     "number",
     "require",
+    "warn",
 ]
 
 SUPPORTED_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -31,6 +33,14 @@ def require(holds: bool, name: str, value: Any, allowed: str) -> None:
     """:raises ValueError: that names the argument, its value and what is allowed, unless the condition holds"""
     if not holds:
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
+
+
+def warn(message: str) -> None:
+    """Of the line outside of this package and stable-baselines3 that called them: the user's."""
+    frame, level = inspect.currentframe(), 1
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] in ("sb3_delight", "stable_baselines3"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def number(value: Any) -> float:

@@ -3,14 +3,17 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.distributions import Distribution as SB3Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor
 from torch.distributions import Distribution
 
-from sb3_delight.buffers import Samples, take
+from sb3_delight.buffers import Observations, Samples, take
 from sb3_delight.minibatches import Rows
 
 __all__ = [
@@ -28,7 +31,8 @@ def evaluate_rows(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Values of the critic's rows, log-probabilities and entropies of the actor's; no row passes a layer twice.
 
-    A policy with an ``evaluate_actions`` of its own is asked for everything about every row that is paid for.
+    A policy with an ``evaluate_actions`` of its own, or with an ``extract_features`` that gives those of actor and
+    critic together, is asked for everything about every row that is paid for.
 
     :param policy: any actor-critic policy of stable-baselines3
     :param batch: the rows paid for, ``[rows.n_paid]``, in the order of ``rows``
@@ -44,23 +48,36 @@ def evaluate_rows(
         every_value, *evaluated = policy.evaluate_actions(batch.observations, actions)
         of_actor = [each[rows.actor] if rows.n_actor and each is not None else None for each in evaluated]
         return every_value.flatten()[rows.critic] if rows.n_critic else None, of_actor[0], of_actor[1]
-    features = None
+    shared = None
     if policy.share_features_extractor:
-        features = policy.extract_features(batch.observations)
+        shared = _features(policy, batch.observations, policy.features_extractor)
+
+    def features(own: slice, extractor: BaseFeaturesExtractor) -> Tensor:
+        return _features(policy, take(batch, own).observations, extractor) if shared is None else shared[own]
+
     values, log_prob, entropy = None, None, None  # type: ignore[assignment]
     if rows.n_actor:
-        if isinstance(features, Tensor):
-            latent = policy.mlp_extractor.forward_actor(features[rows.actor])
-            distribution = policy._get_action_dist_from_latent(latent)
-        else:
-            distribution = policy.get_distribution(take(batch, rows.actor).observations)
+        distribution = _distribution(policy, features(rows.actor, policy.pi_features_extractor))
         log_prob, entropy = distribution.log_prob(actions[rows.actor]), distribution.entropy()
     if rows.n_critic:
-        if isinstance(features, Tensor):
-            values = policy.value_net(policy.mlp_extractor.forward_critic(features[rows.critic])).flatten()
-        else:
-            values = policy.predict_values(take(batch, rows.critic).observations).flatten()
+        latent = policy.mlp_extractor.forward_critic(features(rows.critic, policy.vf_features_extractor))
+        values = policy.value_net(latent).flatten()
     return values, log_prob, entropy
+
+
+# As `evaluate_actions` puts them together: a policy may have a `get_distribution` of its own to act by.
+
+
+def _features(policy: ActorCriticPolicy, observations: Observations, extractor: BaseFeaturesExtractor) -> Tensor:
+    """Of the actor or the critic; those of both where they share them."""
+    if policy.share_features_extractor:
+        return cast(Tensor, policy.extract_features(observations))
+    return BasePolicy.extract_features(uncompiled(policy), observations, extractor)
+
+
+def _distribution(policy: ActorCriticPolicy, features: Tensor) -> SB3Distribution:
+    """Of the actor; the policy has but one, which the next call changes."""
+    return policy._get_action_dist_from_latent(policy.mlp_extractor.forward_actor(features))
 
 
 def slices_without_gradient(n_rows: int, batch_size: int | None) -> list[slice]:
@@ -72,16 +89,22 @@ def slices_without_gradient(n_rows: int, batch_size: int | None) -> list[slice]:
 @torch.no_grad()
 def evaluate_log_prob(policy: ActorCriticPolicy, rollout: Samples, batch_size: int | None) -> Tensor:
     """Log-probabilities ``[B]`` of a rollout under the current policy, without gradient."""
+
+    def log_prob(batch: Samples) -> Tensor:
+        actions = typed_actions(policy, batch.actions)
+        if _evaluates_its_own_way(policy):
+            return policy.evaluate_actions(batch.observations, actions)[1]
+        features = _features(policy, batch.observations, policy.pi_features_extractor)
+        return _distribution(policy, features).log_prob(actions)
+
     slices = slices_without_gradient(len(rollout.actions), batch_size)
-    batches = [take(rollout, rows) for rows in slices]
-    pairs = [(batch.observations, typed_actions(policy, batch.actions)) for batch in batches]
-    if _evaluates_its_own_way(policy):
-        return torch.cat([policy.evaluate_actions(*pair)[1] for pair in pairs])
-    return torch.cat([policy.get_distribution(observations).log_prob(actions) for observations, actions in pairs])
+    return torch.cat([log_prob(take(rollout, rows)) for rows in slices])
 
 
 def _evaluates_its_own_way(policy: ActorCriticPolicy) -> bool:
-    return type(uncompiled(policy)).evaluate_actions is not ActorCriticPolicy.evaluate_actions
+    own, stock = type(uncompiled(policy)), ActorCriticPolicy
+    of_both = own.extract_features is not stock.extract_features and not policy.share_features_extractor
+    return of_both or own.evaluate_actions is not stock.evaluate_actions
 
 
 def uncompiled(policy: ActorCriticPolicy) -> ActorCriticPolicy:

@@ -242,7 +242,9 @@ def _uniform(space: spaces.Space[Any], n_envs: int, generator: torch.Generator) 
     """Actions ``[n_envs, *]`` drawn uniformly."""
     if isinstance(space, spaces.Box):
         low, high = torch.as_tensor(space.low), torch.as_tensor(space.high)
-        return low + torch.rand((n_envs, *space.shape), generator=generator) * (high - low)
+        width = high.double() - low.double()  # in the space's own type it may overflow
+        drawn = low + torch.rand((n_envs, *space.shape), generator=generator) * width
+        return drawn.to(torch.promote_types(low.dtype, torch.float32))
     if isinstance(space, spaces.MultiDiscrete):
         sizes = torch.as_tensor(space.nvec)
         return (torch.rand((n_envs, len(sizes)), generator=generator, dtype=torch.float64) * sizes).long()

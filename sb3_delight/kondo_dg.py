@@ -8,6 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sb3_delight import objectives
 from sb3_delight.arguments import as_schedule, is_flag, number, require
@@ -19,6 +20,7 @@ from sb3_delight.policy_gradient import PolicyGradient
 __all__ = ["KondoDG", "Priority"]
 
 Priority = Literal["delight", "advantage", "abs_advantage", "surprisal", "additive", "random"]
+BY_SURPRISAL = ("delight", "surprisal", "additive")
 
 
 class KondoDG(PolicyGradient):
@@ -53,7 +55,7 @@ class KondoDG(PolicyGradient):
         the saving, at 2x with separate networks and at none with a shared feature extractor.
     :param screen: ``"stored"`` judges by the rollout's log-probabilities; ``"recompute"`` by the current policy's, for
         the price of one forward pass without gradient. ``None`` is ``"recompute"`` with ``actors``, whose
-        log-probabilities may be stale, and else ``"stored"``, where both are the same.
+        log-probabilities may be stale, where the priority takes them; and else ``"stored"``, where both are the same.
     :param normalize_delight: divide the judged score by its root mean square over the rollout (never centred), so that
         one price and temperature mean the same on different tasks
     :param advantage_scaling: as in ``PolicyGradient``, but ``"scale"`` by default
@@ -109,6 +111,12 @@ class KondoDG(PolicyGradient):
             self.temperature = as_schedule("temperature", self.temperature)
         self._gate_temperature(1.0)
 
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        normed = any(isinstance(module, _BatchNorm) for module in self.policy.modules())
+        allowed = "without batch normalisation, whose statistics would be of the kept rows alone"
+        require(not normed, "policy", self.policy_class, allowed)
+
     def _gate_temperature(self, remaining: float | None = None) -> float:
         """At the remaining progress, by default today's.
 
@@ -126,14 +134,15 @@ class KondoDG(PolicyGradient):
         return temperature
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        if self.priority in ("delight", "surprisal", "additive"):
+        if self.priority in BY_SURPRISAL:
             by_sign = self.priority == "delight" and self.gate_rate is None and not self.price
             self._warn_of_densities(sign_alone=by_sign and self._gate_temperature() == 0)
         return super()._setup_learn(*args, **kwargs)
 
     def _select(self, rollout: Samples) -> Tensor | None:
         log_prob = rollout.old_log_prob
-        if (self.screen or ("stored" if self.actors is None else "recompute")) == "recompute":
+        stale = self.actors is not None and self.priority in BY_SURPRISAL
+        if (self.screen or ("recompute" if stale else "stored")) == "recompute":
             self.policy.set_training_mode(False)  # as when it acts
             log_prob = evaluate_log_prob(self.policy, rollout, self.batch_size)
             self.policy.set_training_mode(True)

@@ -87,6 +87,7 @@ def gaussian_mode_log_prob(log_std: Tensor) -> Tensor:
     :param log_std: logarithms of the standard deviations, ``[*, dimensions]``
     :return: nats, ``[*]``, without gradient
     """
+    _check_tensor("log_std", log_std)
     return -(log_std + 0.5 * math.log(2 * math.pi)).sum(dim=-1)
 
 
@@ -187,9 +188,9 @@ def standardize(values: Tensor) -> Tensor:
     :return: ``[*]``, without gradient
     """
     _check_tensor("values", values)
+    wide = values.to(_wide(values.dtype), copy=True)
     if values.numel() < 2:
-        return values.clone()
-    wide = values.to(_wide(values.dtype))
+        return _narrow(wide, values)
     low, high = wide.aminmax()
     # The mean of equal values rounds, and so, divided by their deviation, would become an advantage of up to 1.
     return _narrow(((wide - wide.mean()) / (wide.std() + 1e-8)).masked_fill(low == high, 0), values)
@@ -436,7 +437,7 @@ def asympo_weight(
     :param p_low: lower bound of the stable form; ``None`` for the plain form
     :param p_high: upper bound of the stable form; ``None`` for the plain form
     :param surprisal_floor: lower bound on :math:`S`, so that a certain response does not divide by zero
-    :return: weight, ``[B, T]``, 0 outside the mask
+    :return: weight, ``[B, T]``, float32 for half-precision input, 0 outside the mask
     :raises ValueError: if a shape is not as stated, or a bound is outside (0, 1), or they cross
     """
     _check_shapes(log_prob, advantage=advantage)
@@ -459,7 +460,7 @@ def asympo_weight(
         bounded = torch.where(advantage < 0, bounded.clamp(min=math.log(p_low)), bounded)
     total = -bounded.masked_fill(~counted, 0).sum(dim=1, keepdim=True, dtype=wide)
     pushed = counted & (bounded == log_prob)
-    return _narrow(pushed / total.clamp(min=tokens * surprisal_floor), log_prob)
+    return pushed / total.clamp(min=tokens * surprisal_floor)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -552,8 +553,8 @@ def _check_tensor(name: str, value: Tensor) -> None:
 
 
 def _check_number(name: str, value: float) -> None:
-    """Or a tensor of one, as a learned temperature is."""
-    if not (value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, Real)):
+    """Or a scalar tensor, as a learned temperature is; with dimensions it would change a result's shape."""
+    if not (value.ndim == 0 if isinstance(value, Tensor) else isinstance(value, Real)):
         raise ValueError(f"{name} must be a number, got {value!r}")
 
 
@@ -566,8 +567,7 @@ def _check_temperature(temperature: float) -> None:
 
 
 def _check_rate(rate: float) -> None:
-    _check_number("rate", rate)
-    if not 0 < rate <= 1:
+    if not (isinstance(rate, Real) and 0 < rate <= 1):  # no tensor: the number of rows is the host's to know
         raise ValueError(f"rate must be in (0, 1], got {rate!r}")
 
 

@@ -7,7 +7,6 @@ for the critic's.
 import functools
 import itertools
 import math
-import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from io import BufferedIOBase
@@ -43,6 +42,7 @@ from sb3_delight.arguments import (
     is_whole,
     number,
     require,
+    warn,
 )
 from sb3_delight.buffers import DeviceRolloutBuffer, Samples, flat_rollout, take
 from sb3_delight.finite import (
@@ -263,6 +263,12 @@ class PolicyGradient(OnPolicyAlgorithm):
         if "optimizer_kwargs" not in self.policy_kwargs and type(self.policy.optimizer) is torch.optim.Adam:
             for group in self.policy.optimizer.param_groups:
                 group["fused"] = True
+        n_rows, batch_size = self.n_steps * self.n_envs, self.batch_size
+        if batch_size is not None and batch_size < n_rows and n_rows % batch_size:
+            warn(
+                f"batch_size={batch_size} does not divide the n_steps * n_envs = {n_rows} rows of a rollout: "
+                f"the last gradient step of a pass has {n_rows % batch_size}."
+            )
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._last_update: tuple[Samples, Tensor, Tensor | None] | None = None
         self._intake: Intake | None = None
@@ -285,9 +291,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             trouble = f"beyond surprisal_clip={self.surprisal_clip:g}: at the bound all rows are alike"
         else:
             return
-        warnings.warn(
-            f"mean surprisal starts at {mean:.1f} nats, {trouble}. Pass surprisal_baseline='mode'.", stacklevel=2
-        )
+        warn(f"mean surprisal starts at {mean:.1f} nats, {trouble}. Pass surprisal_baseline='mode'.")
 
     def _resolve_arguments(self) -> None:
         """Refuse what cannot be, and turn the rest into what the loop takes; also of ``load(path, argument=...)``."""
@@ -321,11 +325,23 @@ class PolicyGradient(OnPolicyAlgorithm):
         require(
             frequency == -1 or is_whole(frequency), "sde_sample_freq", frequency, "a whole number, 1 or more, or -1"
         )
+        window = self._stats_window_size
+        require(is_whole(window), "stats_window_size", window, "a whole number, 1 or more")
+        self._stats_window_size = int(window)
+        seed = self.seed
+        require(
+            seed is None or (is_whole(seed, least=0) and seed < 2**32), "seed", seed, "from 0 to 2**32 - 1, or None"
+        )
+        self.seed = None if seed is None else int(seed)
         self.rollout_buffer_class = self.rollout_buffer_class or DeviceRolloutBuffer
         self.rollout_buffer_kwargs = self.rollout_buffer_kwargs or {}
+        for name in ("rollout_buffer_kwargs", "policy_kwargs"):
+            require(isinstance(getattr(self, name), dict), name, getattr(self, name), "a dictionary, or None")
         buffer: Any = self.rollout_buffer_class
         known = isinstance(buffer, type) and issubclass(buffer, RolloutBuffer)
         require(known, "rollout_buffer_class", buffer, "RolloutBuffer, a class derived from it, or None")
+        fits = buffer is not RolloutBuffer or not isinstance(self.observation_space, spaces.Dict)
+        require(fits, "rollout_buffer_class", buffer, "DictRolloutBuffer, or None, where observations are a Dict")
         fits = estimator == "gae" or issubclass(buffer, DeviceRolloutBuffer)
         require(fits, "rollout_buffer_class", buffer, "a DeviceRolloutBuffer with advantage_estimator='vtrace'")
         pool = self.actors
@@ -378,6 +394,8 @@ class PolicyGradient(OnPolicyAlgorithm):
 
     def record(self, name: str, value: Tensor | float) -> None:
         """Log ``train/name``: the mean of this update's values, scalars that stay on the device until its end."""
+        single = not isinstance(value, Tensor) or value.ndim == 0
+        require(single, "value", value, f"a number or a scalar tensor, for train/{name}")
         scalar = (
             value.detach().float() if isinstance(value, Tensor) else torch.full((), float(value), device=self.device)
         )
@@ -567,6 +585,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         """
         allowed = "a whole number, 1 or more, or None"
         require(log_interval is None or is_whole(log_interval), "log_interval", log_interval, allowed)
+        require(number(total_timesteps) >= 0, "total_timesteps", total_timesteps, "a number of steps, 0 or more")
         require(self.env is not None, "env", None, "given: load(path, env=...) or set_env(...)")
         try:
             super().learn(

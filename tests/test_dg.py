@@ -193,8 +193,9 @@ def test_a_gaussian_whose_surprisal_misleads_the_gate_is_a_warning(
     cls: type[PolicyGradient], dimensions: int, arguments: dict[str, Any], trouble: str | None
 ) -> None:
     model = cls("MlpPolicy", box_actions(dimensions), n_steps=8, device="cpu", **arguments)
-    with pytest.warns(UserWarning, match=trouble) if trouble else nullcontext():
+    with pytest.warns(UserWarning, match=trouble) if trouble else nullcontext() as caught:
         model.learn(8)
+    assert caught is None or caught[0].filename == __file__
 
 
 def test_the_warning_is_of_the_weights_that_are_loaded_and_of_gates_that_judge_by_surprisal(tmp_path: Path) -> None:

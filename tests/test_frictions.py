@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_delight import DG, PolicyGradient
 from sb3_delight.actors import Actor, ActorSpec, LocalActors, Rollout, Weights
-from sb3_delight.frictions import ActorBug, Friction, MismatchedSampler, RareDiscovery, RewardCorruption
+from sb3_delight.frictions import ActorBug, Friction, MismatchedSampler, RareDiscovery, RewardCorruption, _uniform
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
 N_ENVS, N_STEPS = 40, 25
@@ -65,6 +65,13 @@ def test_the_record_holds_the_action_taken_and_the_policys_opinion_of_it(
     rollout = collect(model, [friction])
     assert not np.array_equal(rollout.actions, collect(model, []).actions)
     np.testing.assert_allclose(recorded_log_prob(model, rollout), rollout.log_probs, atol=1e-5)
+
+
+def test_a_random_bug_draws_from_the_whole_space_however_narrow_its_type() -> None:
+    drawn = _uniform(spaces.Box(-128, 127, (2,), np.int8), 100, torch.Generator().manual_seed(0))
+    assert drawn.dtype == torch.float32
+    assert -128 <= drawn.min() < -100
+    assert 100 < drawn.max() <= 127
 
 
 def test_a_bug_happens_as_often_as_it_says() -> None:

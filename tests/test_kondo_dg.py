@@ -243,6 +243,26 @@ def test_recomputed_screen_judges_by_the_current_policy() -> None:
     assert set(expected.tolist()) != set(stored._select(stale).tolist())  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("priority", "screened"),
+    [("delight", ROWS), ("surprisal", ROWS), ("additive", ROWS), ("advantage", 0), ("random", 0)],
+)
+def test_with_actors_the_screen_is_paid_for_by_those_who_judge_by_it(priority: Any, screened: int) -> None:
+    model = make(gate_rate=0.25, priority=priority, actors=LocalActors(1)).learn(ROWS)
+    assert model.screen_rows == screened
+
+
+def test_batch_normalisation_is_refused() -> None:
+    class Normalized(nn.Sequential):
+        features_dim = 3
+
+        def __init__(self, observation_space: spaces.Box) -> None:
+            super().__init__(nn.BatchNorm1d(3))
+
+    with pytest.raises(ValueError, match=r"^policy must be without batch normalisation, .*, got .*ActorCriticPolicy"):
+        make(policy_kwargs={"features_extractor_class": Normalized})
+
+
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
 def test_normalized_delight_prices_in_its_own_scale_and_is_not_centred(scale: float) -> None:
     model = make(price=1.0, normalize_delight=True)
@@ -308,7 +328,22 @@ class OwnEvaluation(ActorCriticPolicy):
         return super().evaluate_actions(obs, actions)
 
 
-@pytest.mark.parametrize("policy", ["MlpPolicy", OwnEvaluation])
+class OwnFeatures(ActorCriticPolicy):
+    def extract_features(self, obs: Any, features_extractor: Any = None) -> Any:
+        return super().extract_features(2 * obs, features_extractor)
+
+
+class OwnWayToAct(ActorCriticPolicy):
+    """Which no update takes part in."""
+
+    def get_distribution(self, obs: Any) -> Any:
+        return super().get_distribution(2 * obs)
+
+    def predict_values(self, obs: Any) -> torch.Tensor:
+        return 2 * super().predict_values(obs)
+
+
+@pytest.mark.parametrize("policy", ["MlpPolicy", OwnEvaluation, OwnFeatures, OwnWayToAct])
 @pytest.mark.parametrize("share", [True, False])
 def test_rows_that_one_side_pays_for_are_evaluated_as_if_both_did(policy: Any, share: bool) -> None:
     model = make(policy=policy, policy_kwargs={"share_features_extractor": share})
@@ -320,6 +355,8 @@ def test_rows_that_one_side_pays_for_are_evaluated_as_if_both_did(policy: Any, s
     assert entropy is not None
     expected = values.flatten()[rows.critic], log_prob[rows.actor], entropy[rows.actor]
     torch.testing.assert_close(evaluate_rows(model.policy, batch, rows), expected)
+    screened = evaluate_log_prob(model.policy, batch, 8)
+    torch.testing.assert_close(screened, log_prob.detach())
 
 
 def test_rows_without_a_gradient_are_evaluated_two_minibatches_at_a_time() -> None:

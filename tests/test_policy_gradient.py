@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from envs import AnySpaces, Poisoned
+from gymnasium import spaces
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
@@ -74,6 +75,13 @@ def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
         (PolicyGradient, "sde_sample_freq", "a"),
         (PolicyGradient, "rollout_buffer_class", "RolloutBuffer"),
         (PolicyGradient, "rollout_buffer_class", ReplayBuffer),
+        (PolicyGradient, "rollout_buffer_kwargs", 1),
+        (PolicyGradient, "policy_kwargs", "net_arch"),
+        (PolicyGradient, "stats_window_size", 2.5),
+        (PolicyGradient, "stats_window_size", 0),
+        (PolicyGradient, "seed", -1),
+        (PolicyGradient, "seed", 2**32),
+        (PolicyGradient, "seed", "0"),
         (PolicyGradient, "gamma", 1.1),
         (PolicyGradient, "gamma", -0.1),
         (PolicyGradient, "gamma", "0.9"),
@@ -248,6 +256,39 @@ def test_a_log_interval_is_refused_before_the_first_rollout(interval: Any) -> No
     with pytest.raises(ValueError, match=r"^log_interval must be a whole number, 1 or more, or None, got "):
         model.learn(16, log_interval=interval)
     assert model.num_timesteps == 0
+
+
+@pytest.mark.parametrize("steps", [-1, float("nan"), "1000", None])
+def test_steps_are_refused_before_the_first_rollout(steps: Any) -> None:
+    with pytest.raises(ValueError, match=r"^total_timesteps must be a number of steps, 0 or more, got "):
+        make(DG).learn(steps)
+
+
+def test_a_buffer_that_holds_no_dictionary_is_refused() -> None:
+    env = AnySpaces(spaces.Dict({"a": spaces.Discrete(2)}), spaces.Discrete(2))
+    with pytest.raises(ValueError, match=r"^rollout_buffer_class must be DictRolloutBuffer, or None, where "):
+        DG("MultiInputPolicy", env, rollout_buffer_class=RolloutBuffer, device="cpu")
+
+
+def test_numbers_of_numpys_are_numbers() -> None:
+    model = make(DG, seed=np.int64(3), stats_window_size=np.int64(5), batch_size=np.int64(8)).learn(16)
+    assert model.ep_info_buffer is not None
+    assert model.ep_info_buffer.maxlen == 5
+    expected = make(DG, seed=3, batch_size=8).learn(16)
+    for mine, theirs in zip(model.policy.parameters(), expected.policy.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_last_minibatch_that_is_short_is_a_warning_at_the_users_line() -> None:
+    with pytest.warns(UserWarning, match="the last gradient step of a pass has 1.$") as caught:
+        make(DG, n_steps=17, batch_size=16)
+    assert caught[0].filename == __file__
+    make(DG, n_steps=16, batch_size=17)  # one step
+
+
+def test_what_is_recorded_is_a_scalar() -> None:
+    with pytest.raises(ValueError, match=r"^value must be a number or a scalar tensor, for train/each, got "):
+        make(DG).record("each", torch.zeros(2))
 
 
 @pytest.mark.parametrize(

@@ -423,7 +423,7 @@ def test_discovery_goes_before_the_bug() -> None:
 
 def test_group_advantages_sum_to_zero_per_prompt() -> None:
     advantage = token_reversal.group_advantage(token_reversal.Config(), torch.rand(100))
-    torch.testing.assert_close(advantage.view(10, 10).sum(dim=1), torch.zeros(10), atol=1e-6, rtol=0)
+    torch.testing.assert_close(advantage.view(10, 10).sum(dim=1), torch.zeros(10), atol=1e-5, rtol=0)
 
 
 def test_kondo_keeps_whole_episodes() -> None:
