@@ -245,7 +245,7 @@ def main() -> None:
     usual = [name for name in WORKLOADS if name not in LARGE]
     parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=usual)
     parser.add_argument(
-        "--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="ARM", help=", ".join(ARMS)
+        "--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="ARM", help=", ".join(map(repr, ARMS))
     )
     parser.add_argument("--repeats", type=whole_number, default=7)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")

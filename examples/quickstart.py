@@ -113,13 +113,18 @@ def main() -> None:
         "--output", type=Path, default=Path("runs/quickstart"), help="numbered if it holds a run already"
     )
     arguments = parser.parse_args()
+    if arguments.seed < 0:
+        parser.error(f"--seed must be 0 or more, got {arguments.seed}")
     torch.set_num_threads(1)  # small networks: more threads make it several times slower
     try:
         env = VecNormalize(make_vec_env(arguments.env, N_ENVS, seed=arguments.seed))
     except (gym.error.Error, ValueError) as error:
         parser.error(f"--env {arguments.env}: {error}")
-    output = unused(arguments.output)
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output = unused(arguments.output)
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--output {arguments.output}: {error}")
 
     settings = SETTINGS | (CONTINUOUS if isinstance(env.action_space, spaces.Box) else {})
     model = DG("MlpPolicy", env, seed=arguments.seed, device="cpu", tensorboard_log=str(output), **settings)
@@ -156,4 +161,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # in an evaluation
+        sys.exit(130)

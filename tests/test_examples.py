@@ -52,6 +52,8 @@ def test_quickstart_keeps_earlier_runs_and_says_what_is_wrong(tmp_path: Path) ->
         (("--env", "Nope-v1"), "error: --env Nope-v1: "),
         (("--env", "FrozenLake-v1"), "error: --env FrozenLake-v1: "),
         (("--timesteps", "0"), "must be a whole number, 1 or more, got '0'"),
+        (("--seed", "-3"), "error: --seed must be 0 or more, got -3"),
+        (("--env", "CartPole-v1", "--output", "out/model.zip"), "error: --output out/model.zip: "),
     ):
         refused("quickstart.py", flags, message)
     assert not (tmp_path / "runs").exists()

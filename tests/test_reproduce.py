@@ -128,7 +128,9 @@ def test_ctrl_c_or_kill_keeps_what_is_done_and_the_command_continues(
         return run(config, seeds)
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
-    harness.main(dataclasses.replace(EXPERIMENT, run=interrupted), ["--workers", "1", "--output", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        harness.main(dataclasses.replace(EXPERIMENT, run=interrupted), ["--workers", "1", "--output", str(tmp_path)])
+    assert stop.value.code == 130
     assert "continues" in capsys.readouterr().out
     assert len(results(tmp_path)) == 3 * 3  # one config, three seeds, three rows
     sweep(tmp_path)

@@ -287,6 +287,10 @@ def check_an_agent_is_continued_with_its_own_settings() -> None:
         assert (model.temperature(1.0), model.clip_range(1.0), model.n_envs) == (3.0, 0.3, 3)  # type: ignore
         assert (model.surprisal_clip == 2.0) == (model is continued)
     assert configured.temperature(1.0) == pytest.approx(0.5076, abs=1e-4)  # type: ignore[operator]
+    as_before = [*run[:3], *run[5:]]  # without -n
+    zoo(*as_before, "-f", "own", "-i", agent)
+    fourth = DG.load("own/dg/CartPole-v1_4/CartPole-v1.zip", device="cpu")
+    assert fourth._total_timesteps == first._total_timesteps == 200  # not as many as the configuration has
     assert Path("own/dg/CartPole-v1_2/CartPole-v1/vecnormalize.pkl").is_file()
 
 
@@ -298,6 +302,7 @@ def check_an_agent_is_continued_as_what_it_is_or_not_at_all() -> None:
     for given, message in (
         (("-params", "temprature:5.0"), "must be an argument of DG, got 'temprature'"),
         (("--algo", "pg"), "an agent of --algo dg, not of pg"),
+        (("--env", "Acrobot-v1"), "an agent of --env CartPole-v1, not of Acrobot-v1"),
         (("-params", "policy_kwargs:dict(net_arch=[8])"), "the agent that -i continues has a network"),
         (("-params", "normalize:False"), "normalize must be True with -i: there are VecNormalize statistics"),
     ):
@@ -451,7 +456,7 @@ def check_bad_settings_are_named() -> None:
         (("-n", "0"), "-n must be 1 or more, or -1 .the configuration's., got 0"),
         (("-optimize", "--n-trials", "0"), "--n-trials must be a whole number, 1 or more, got 0"),
         (("-optimize", "--max-total-trials", "0"), "--max-total-trials must be a whole number, 1 or more, got 0"),
-        (("-params", "temperature:lin_5"), "name 'lin_5' is not defined .a value of -params is Python source"),
+        (("-params", "temperature:lin_5"), "name 'lin_5' is not defined .in key:value the value is Python source"),
         (("-conf", "function.py"), "temperature must be something that a YAML file can hold"),
     ):
         with pytest.raises(SystemExit, match=message):
@@ -765,7 +770,7 @@ def check_a_sweep_of_a_variant_is_resumed_and_repeated_as_it_was_or_not_at_all()
         (("--trial-id", "0"), "--trial-id needs --study-name"),
         ((*variant, "--trial-id", "7"), "'variant' has 2 trials"),
         ((*variant, "--trial-id", "0", "--algo", "pg"), "a study of --algo dg, not of pg"),
-        (("-params", "temperature:lin 5"), "a value of -params is Python source"),
+        (("-params", "temperature:lin 5"), "in key:value the value is Python source"),
         ((*one[1:], "-params", "temprature:1.0", "--study-name", "wrong"), "temprature"),
         ((*one[1:], "-params", "surprisal_clip:-1.0", "--study-name", "pruned"), "^no trial was completed"),
     ):
@@ -808,8 +813,12 @@ def check_runs_with_a_uuid_are_runs_of_one_environment() -> None:
     assert timesteps.tolist() == [0, 2]  # the timesteps of all
     assert sorted(returns.tolist()) == [[0, 1], [1, 1], [1, 1]]
     np.savez(folder / "evaluations.npz", timesteps=np.array([7]), results=np.ones((1, 5)))
-    with pytest.raises(ValueError, match="never evaluated at the same timestep"):
-        load_runs(Path("runs"))
+    other = Path("runs") / "pg" / "Some_Env-v1_1"
+    other.mkdir(parents=True)
+    np.savez(other / "evaluations.npz", timesteps=np.arange(3), results=np.ones((3, 5)))
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert set(load_runs(Path("runs"))) == {("pg", "Some_Env-v1")}
+    assert output.getvalue().startswith("skipped dg on Some_Env-v1: runs never evaluated at the same timestep; ")
     (folder / "evaluations.npz").write_bytes((folder / "evaluations.npz").read_bytes()[:100])  # torn by a kill
     assert load_runs(Path("runs"))[pair][1].shape == (2, 3)
 

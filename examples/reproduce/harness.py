@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -193,7 +194,7 @@ def main(
                 compute(experiment, configs, range(first, first + seeds), args.workers, path)
         except KeyboardInterrupt:
             print(f"stopped; {path} keeps what is done, and the same command continues")
-            return
+            sys.exit(130)
         runs = Runs(path, configs)
         seconds = runs.seconds()
         if not seconds:

@@ -18,6 +18,8 @@ from sb3_delight.arguments import install
 
 __all__ = ["main", "register"]
 
+#: of RL-Zoo's flags, those whose values it evaluates
+KEY_VALUE_FLAGS = frozenset(("-params", "--hyperparams", "--env-kwargs", "--eval-env-kwargs"))
 USAGE = """usage: python -m sb3_delight.zoo COMMAND [flags]      (COMMAND --help lists its flags)
 
   train         train an agent, continue one (-i), or sweep its settings (-optimize)
@@ -81,8 +83,8 @@ def main(arguments: list[str] | None = None) -> None:
         if ZooManager.started or _verbose(flags) > 1:
             raise
         missing = "missing key " if isinstance(error, KeyError) else ""
-        source = isinstance(error, SyntaxError | NameError)
-        hint = " (a value of -params is Python source: n_steps:16 \"temperature:'lin_5'\")" if source else ""
+        source = isinstance(error, SyntaxError | NameError) and not KEY_VALUE_FLAGS.isdisjoint(flags)
+        hint = " (in key:value the value is Python source: n_steps:16 \"temperature:'lin_5'\")" if source else ""
         sys.exit(f"error: {missing}{' '.join(str(error).split()) or type(error).__name__}{hint}")
 
 

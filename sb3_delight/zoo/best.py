@@ -30,8 +30,8 @@ __all__ = ["best"]
 
 HELP = """Re-run a sweep's best trials with several seeds: print each one's mean and standard deviation over seeds, and
 which one survives. A finished run is a line of LOG_FOLDER/STUDY_NAME_best.csv, so repeating the command continues it,
-and more seeds or trials add to it. The agents lie in LOG_FOLDER/STUDY_NAME_best/trial_NUMBER, the sweep's trials in
-LOG_FOLDER/STUDY_NAME_trials.csv."""
+and more seeds or trials add to it. The agents lie in LOG_FOLDER/STUDY_NAME_best/trial_NUMBER (with -n in
+trial_NUMBER_N_steps), the sweep's trials in LOG_FOLDER/STUDY_NAME_trials.csv."""
 SHARED = ("algo", "env", "n_timesteps")  #: by all rows of a study
 PACKAGES = ("torch", "stable-baselines3", "gymnasium", "mujoco")
 
@@ -73,7 +73,8 @@ def best(flags: list[str]) -> None:
     for trial, seed in progress:
         progress.set_description(f"trial {trial.number}, seed {seed}")
         if (str(trial.number), str(seed)) not in finished():
-            run_folder = folder / f"{options.study_name}_best" / f"trial_{trial.number}"
+            steps = f"_{options.n_timesteps}_steps" if options.n_timesteps else ""
+            run_folder = folder / f"{options.study_name}_best" / f"trial_{trial.number}{steps}"
             _append(results, _run(trial, seed, setting, run_folder, options.eval_episodes, options.device))
     _report(trials, [row for row in finished().values() if int(row["seed"]) <= options.seeds])
     print(f"every run: {results}")

@@ -159,7 +159,7 @@ class ZooManager(ExperimentManager):
             for name in of_the_file_alone:
                 del each[name]
             if self.n_timesteps > 0:
-                each.setdefault("n_timesteps", self.n_timesteps)
+                each["n_timesteps"] = self.n_timesteps  # which config.yml is to say
             if self.continue_training:
                 self._normalize_as_the_agent(each)
         if agents:
@@ -224,7 +224,7 @@ class ZooManager(ExperimentManager):
     def _settings_of_the_agent(self) -> dict[str, Any]:
         """What the agent that ``-i`` continues was trained with, if RL-Zoo kept that; nothing under ``-conf``.
 
-        :raises ValueError: if it is of another algorithm, or the command gives it another network
+        :raises ValueError: if it is of another algorithm or environment, or the command gives it another network
         """
         if not self.continue_training:
             return {}
@@ -232,6 +232,9 @@ class ZooManager(ExperimentManager):
             if name in ("policy", "policy_kwargs"):
                 raise ValueError(f"-params {name}: the agent that -i continues has a network")
         if not (self._agents_folder / "config.yml").is_file():
+            others = [path.parent.name for path in self._agents_folder.parent.glob("*/config.yml")]
+            if others:
+                raise ValueError(f"-i {self.trained_agent}: an agent of --env {others[0]}, not of {self.env_name}")
             return {}
         # RL-Zoo writes Python's ordered dicts there, which enjoy reads in this way, too.
         settings, arguments = (

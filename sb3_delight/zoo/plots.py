@@ -7,7 +7,7 @@ import re
 import warnings
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,9 @@ def load_runs(folder: Path, algos: list[str] | None = None, envs: list[str] | No
     Of runs of one pair the timesteps are taken at which all were evaluated. A file that a kill left torn is skipped,
     and so is a run that continued another: it is no run of its own.
 
-    :raises ValueError: if there are none, or runs of one pair were never evaluated at the same timestep
+    So is a pair whose runs were never evaluated at the same timestep.
+
+    :raises ValueError: if there are none
     """
     found: dict[tuple[str, str], list[tuple[Array, Array]]] = defaultdict(list)
     wanted = [env.replace("/", "-") for env in envs or []]  # as RL-Zoo names folders
@@ -110,19 +112,18 @@ def load_runs(folder: Path, algos: list[str] | None = None, envs: list[str] | No
     for name in dict.fromkeys((*(algos or ()), *wanted)):
         if found and name not in itertools.chain(*found):
             print(f"no evaluations of {name}")
-    if not found:
-        raise ValueError(f"no evaluations of {algos or 'any algorithm'} on {envs or 'any environment'} in {folder}")
     runs = {}
     for (algo, env), evaluations in found.items():
         shared = functools.reduce(np.intersect1d, [timesteps for timesteps, _ in evaluations])
         most = max(len(timesteps) for timesteps, _ in evaluations)
         if not len(shared):
-            raise ValueError(
-                f"runs of {algo} on {env} were never evaluated at the same timestep: move some to another folder"
-            )
+            print(f"skipped {algo} on {env}: runs never evaluated at the same timestep; move some to another folder")
+            continue
         if len(shared) < most:
             print(f"{algo} on {env}: runs differ in length or --eval-freq; cut to {len(shared)} of {most} evaluations")
         runs[algo, env] = (shared, np.stack([returns[np.isin(steps, shared)] for steps, returns in evaluations]))
+    if not runs:
+        raise ValueError(f"no evaluations of {algos or 'any algorithm'} on {envs or 'any environment'} in {folder}")
     return runs
 
 
@@ -186,7 +187,7 @@ def final_scores(runs: Runs) -> dict[str, Array]:
         }
         shared = min(len(values) for values in last.values())
         scores[algo] = np.stack([values[:shared] for values in last.values()], axis=1)
-        print(f"{algo}: {_count(scores[algo])} on each of {', '.join(usable)}")
+        print(f"{algo}, on each of {', '.join(usable)}: {_count(scores[algo])}")
         latest = [f"{len(each) - shared} of {len(each)} on {env}" for env, each in last.items() if len(each) > shared]
         if latest:
             print(f"{algo}: not in the aggregates: the last {', '.join(latest)}")
@@ -264,7 +265,7 @@ def aggregates(scores: dict[str, Array], bootstrap_samples: int = 2000) -> Figur
     """
     points, intervals = _estimate(scores, _iqm, bootstrap_samples)
     labels = {algo: (points[algo][0], *intervals[algo][:, 0]) for algo in scores}
-    figure, axis = _bars(labels)
+    figure, axis = _bars(labels, {algo for algo, runs in scores.items() if len(runs) == 1})
     axis.set(xlabel="interquartile mean of normalised scores\n(0: random, 1: a good on-policy agent)")
     return figure
 
@@ -288,20 +289,24 @@ def improvements(pairs: dict[str, tuple[Array, Array]], bootstrap_samples: int =
 
 def _improvement(scores: dict[str, Array], bootstrap_samples: int) -> Figure:
     pairs = {f"{x} > {y}": (scores[x], scores[y]) for x, y in itertools.combinations(scores, 2)}
-    figure, axis = _bars(improvements(pairs, bootstrap_samples))
+    alone = {pair for pair, (x, y) in pairs.items() if len(x) == len(y) == 1}
+    figure, axis = _bars(improvements(pairs, bootstrap_samples), alone)
     axis.axvline(0.5, color="black", linewidth=1, linestyle=":")
     axis.set(xlabel="probability of improvement", xlim=(0, 1))
     return figure
 
 
-def _bars(estimates: dict[str, _Interval]) -> tuple[Figure, Axes]:
-    """One line per name: the interval as a bar, the point estimate as a tick; printed too."""
+def _bars(estimates: dict[str, _Interval], alone: Container[str]) -> tuple[Figure, Axes]:
+    """One line per name: the interval as a bar, the point estimate as a tick; printed too.
+
+    :param alone: names that have one run, hence no interval
+    """
     figure, axis = plt.subplots(figsize=(6.5, 1.1 + 0.45 * len(estimates)), layout="constrained")
     axis.use_sticky_edges = False
     for row, (name, (point, low, high)) in enumerate(estimates.items()):
         axis.barh(row, high - low, left=low, height=0.5, color=f"C{row}", alpha=0.6)
         axis.plot([point, point], [row - 0.25, row + 0.25], color="black", linewidth=2)
-        print(f"{name:>24}: {point:.3f} [{low:.3f}, {high:.3f}]")
+        print(f"{name:>24}: {point:.3f}" + ("" if name in alone else f" [{low:.3f}, {high:.3f}]"))
     axis.set_yticks(range(len(estimates)), list(estimates))
     axis.invert_yaxis()
     axis.grid(alpha=0.3, axis="x")
