@@ -823,6 +823,18 @@ def check_runs_with_a_uuid_are_runs_of_one_environment() -> None:
     assert load_runs(Path("runs"))[pair][1].shape == (2, 3)
 
 
+def check_one_run_has_no_interval() -> None:
+    import numpy as np
+
+    from sb3_delight.zoo.plots import aggregates
+
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        aggregates({"one": np.array([[0.5]]), "two": np.array([[0.5], [1.0]])}, 100)
+    one, two = output.getvalue().splitlines()
+    assert one.strip() == "one: 0.500"
+    assert two.strip().startswith("two: 0.750 [0.500, 1.000]")
+
+
 def check_threads_are_those_of_the_environment_variable() -> None:
     import torch
 
