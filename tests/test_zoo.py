@@ -302,7 +302,7 @@ def check_an_agent_is_continued_as_what_it_is_or_not_at_all() -> None:
     for given, message in (
         (("-params", "temprature:5.0"), "must be an argument of DG, got 'temprature'"),
         (("--algo", "pg"), "an agent of --algo dg, not of pg"),
-        (("--env", "Acrobot-v1"), "an agent of --env CartPole-v1, not of Acrobot-v1"),
+        (("--env", "Acrobot-v1"), r"Acrobot-v1.vecnormalize.pkl .but there are for --env CartPole-v1., got True"),
         (("-params", "policy_kwargs:dict(net_arch=[8])"), "the agent that -i continues has a network"),
         (("-params", "normalize:False"), "normalize must be True with -i: there are VecNormalize statistics"),
     ):

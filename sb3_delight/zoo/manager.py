@@ -224,7 +224,7 @@ class ZooManager(ExperimentManager):
     def _settings_of_the_agent(self) -> dict[str, Any]:
         """What the agent that ``-i`` continues was trained with, if RL-Zoo kept that; nothing under ``-conf``.
 
-        :raises ValueError: if it is of another algorithm or environment, or the command gives it another network
+        :raises ValueError: if it is of another algorithm, or the command gives it another network
         """
         if not self.continue_training:
             return {}
@@ -232,9 +232,6 @@ class ZooManager(ExperimentManager):
             if name in ("policy", "policy_kwargs"):
                 raise ValueError(f"-params {name}: the agent that -i continues has a network")
         if not (self._agents_folder / "config.yml").is_file():
-            others = [path.parent.name for path in self._agents_folder.parent.glob("*/config.yml")]
-            if others:
-                raise ValueError(f"-i {self.trained_agent}: an agent of --env {others[0]}, not of {self.env_name}")
             return {}
         # RL-Zoo writes Python's ordered dicts there, which enjoy reads in this way, too.
         settings, arguments = (
@@ -257,6 +254,9 @@ class ZooManager(ExperimentManager):
         there_are = "there are" if found else "there are no"
         given = hyperparams.setdefault("normalize", found)
         allowed = f"{found} with -i: {there_are} VecNormalize statistics of the agent in {statistics}"
+        others = [each.parent.name for each in Path(self.trained_agent).parent.glob("*/vecnormalize.pkl")]
+        if others and not found:
+            allowed += f" (but there are for --env {others[0]})"
         require(bool(given) == found, "normalize", given, allowed)
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> Any:
