@@ -7,7 +7,6 @@ policy gradient without a bonus was not chosen there, so its results stand.) Row
 figure would take them for more of its own seeds.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import control
@@ -29,9 +28,9 @@ NAMES = {
 FIRST_SEED = 20
 
 
-def arms(task: Config) -> list[Config]:
-    known = {arm.method: arm for arm in control.arms(task)}
-    return [replace(known["pg_entropy"], ent_coef=BONUS), replace(known["dg"], temperature=TEMPERATURE)]
+def chosen(arm: Config) -> bool:
+    size = BONUS if control_bonus.family(arm) == "pg" else control_bonus.temperature(TEMPERATURE)
+    return control_bonus.bonus(arm) == size
 
 
 def draw(runs: Runs) -> Figure:
@@ -70,7 +69,7 @@ def stacked(of_tasks: list[dict[str, Array]], method: str) -> Array:
 
 EXPERIMENT = harness.Experiment(
     name="control_confirmation",
-    sweep={"mujoco": [arm for task in TASKS for arm in arms(task)]},
+    sweep={"mujoco": [arm for arm in control.SWEEP["bonus_mujoco"] if chosen(arm)]},
     run=control.run,
     figures={"mujoco": draw},
     metrics=control.EXPERIMENT.metrics,
