@@ -368,6 +368,7 @@ def test_reuse_corrects_the_last_rollouts_and_trains_on_them_first(method: str) 
         ("Breakout-v1", 8),
         ("bonus", 2),
         ("bonus_mujoco", 2),
+        ("rates", 2),
     ],
 )
 def test_a_figure_runs_and_draws(figure: str, loops: int, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@
     python examples/reproduce/control.py --figure HalfCheetah-v5
     python examples/reproduce/control.py --figure bonus
     python examples/reproduce/control.py --figure bonus_mujoco
+    python examples/reproduce/control.py --figure rates --seeds 2
 
 ``levers``: what might lift an on-policy method, one change at a time; ``clip``: the gate under PPO's clip
 (``control_levers.py``). ``tuning``, ``finals``: equal budgets on three tasks, and what they found beside the settings
@@ -14,7 +15,7 @@ known before (``control_tuning.py``). Each environment has a figure: the policy 
 else they have in common, beside methods of other packages with the best settings that their users publish. On MuJoCo
 ours have PPO's clip and ten passes over a rollout, so that the policy gradient is PPO, but for two arms with neither.
 ``aggregate``: all environments of MuJoCo together. ``bonus``, ``bonus_mujoco``: DG beside the entropy bonus that it
-holds (``control_bonus.py``).
+holds (``control_bonus.py``). ``rates``: what was chosen for Ant (``control_rates.py``).
 """
 
 import functools
@@ -25,6 +26,7 @@ from typing import Any
 
 import control_bonus
 import control_levers
+import control_rates
 import control_tuning
 import harness
 import numpy as np
@@ -167,6 +169,7 @@ SWEEP = {
     "finals": control_tuning.FINALS,
     **{env.removeprefix("MinAtar/"): arms(task) for env, task in (MUJOCO | MINATAR).items()},
     "aggregate": [config for task in MUJOCO.values() for config in arms(task)],
+    "rates": control_rates.arms(arms(control_rates.TASK)),
     **{
         figure: [config for task in tasks for config in control_bonus.arms(arms(task))]
         for figure, tasks in control_bonus.TASKS.items()
@@ -317,6 +320,7 @@ EXPERIMENT = harness.Experiment(
         "tuning": control_tuning.draw,
         "finals": control_tuning.draw_finals,
         "aggregate": aggregate,
+        "rates": control_rates.draw,
         **dict.fromkeys(control_bonus.TASKS, functools.partial(control_bonus.draw, statistic=iqm)),
     },
     metrics=(*training.METRICS, *training.PACKAGES),
@@ -324,7 +328,7 @@ EXPERIMENT = harness.Experiment(
     seeds_per_job=1,
     smoke={"updates": 2048, "evaluations": 1},  # one rollout
     summary={"deterministic": iqm, "sampled": iqm, "training_seconds": np.mean},
-    first_seed=dict.fromkeys(SWEEP.keys() - {"levers", "clip", "tuning"}, FRESH_SEED),
+    first_seed=dict.fromkeys(SWEEP.keys() - {"levers", "clip", "tuning", "rates"}, FRESH_SEED),
 )
 
 if __name__ == "__main__":

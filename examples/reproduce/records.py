@@ -1,5 +1,6 @@
 """Rows of experiments: the CSV that holds them, and what is read back from it."""
 
+import copy
 import csv
 import dataclasses
 import hashlib
@@ -82,6 +83,12 @@ class Runs:
             run: {seed: rows for seed, rows in by_seed.items() if rows[-1]["left"] == "0"}
             for run, by_seed in self._rows.items()
         }
+
+    def below(self, seed: int) -> "Runs":
+        """The same, of the seeds below this one alone."""
+        part = copy.copy(self)
+        part._rows = {run: {s: rows for s, rows in by_seed.items() if s < seed} for run, by_seed in self._rows.items()}
+        return part
 
     def get(self, config: Any, metric: str) -> tuple[Array, Array]:
         """:return: steps ``[P]`` and values ``[seeds, P]``; no seeds, ``[0, 0]``, if the config was not run"""
