@@ -3,7 +3,7 @@
 python examples/custom_objective.py [--timesteps 40000]
 
 The weight below is the *asymmetric* one that DG's gate suggests at first sight: mute failures by how surprising they
-were, leave successes alone. Everything else - rollouts, critic, scaling, logs, saving, RL-Zoo - comes with the loop.
+were, leave successes alone. Everything else - rollouts, critic, scaling, logs, saving - comes with the loop.
 """
 
 import argparse

@@ -1,10 +1,8 @@
 """Actors: ordinary algorithms that collect rollouts for a learner, in this process or elsewhere."""
 
 import logging
-import random
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,11 +15,11 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_delight.arguments import is_whole, require
 from sb3_delight.buffers import map_observations
-from sb3_delight.env_copies import EnvCopy, EnvMaker, check_maker
+from sb3_delight.env_copies import CopyError, EnvCopy, EnvMaker, check_maker
 from sb3_delight.frictions import Friction, as_frictions
 from sb3_delight.normalization import load_statistics, take_increments, track_increments
 from sb3_delight.policy_gradient import PolicyGradient
-from sb3_delight.rollouts import ActorPool, Rollout, Weights
+from sb3_delight.rollouts import ActorPool, Rollout, Weights, generators_left_alone
 
 __all__ = ["Actor", "ActorPool", "ActorSpec", "ActorStopped", "LocalActors", "Rollout", "Staleness", "Weights"]
 
@@ -54,10 +52,14 @@ class ActorSpec:
         :raises ValueError: if the learner's environment cannot be made again, or an argument is not of its kind
         """
         frictions = as_frictions(frictions)
+        for friction in frictions:
+            friction.check_space(algorithm.action_space)
         assert algorithm.env is not None
         names = ("n_steps", "gamma", "use_sde", "sde_sample_freq", "policy_kwargs")
         seed, updates = algorithm.seed, algorithm._n_updates
-        if seed is None or updates:  # what was collected before is not collected again
+        if seed is None:  # as the learner itself would: by the process's generators
+            seed = int(np.random.randint(2**31))
+        if updates:  # what was collected before is not collected again
             seed = _derived_seed(seed, updates)
         return cls(
             env=EnvCopy.of(algorithm.env, env_fn),
@@ -88,7 +90,11 @@ class Actor:
         generators = [torch.Generator().manual_seed(_derived_seed(seed, 1 + i)) for i in range(len(spec.frictions))]
         attached = list(zip(spec.frictions, generators, strict=True))
         env = spec.env.make([partial(friction.wrap_env, generator=own) for friction, own in attached])
-        self.algorithm = PolicyGradient(spec.policy_class, env, seed=seed, device="cpu", **spec.arguments)
+        try:
+            self.algorithm = PolicyGradient(spec.policy_class, env, seed=seed, device="cpu", **spec.arguments)
+        except BaseException:
+            env.close()
+            raise
         self.algorithm.num_timesteps = spec.num_timesteps
         for friction, own in attached:
             friction.wrap_policy(self.algorithm.policy, own)
@@ -98,8 +104,15 @@ class Actor:
         self.version = 0
 
     def load(self, weights: Weights, version: int) -> None:
-        """Act with these weights from now on; VecNormalize's statistics are replaced by theirs."""
-        self.algorithm.policy.load_state_dict(weights.policy)
+        """Act with these weights from now on; VecNormalize's statistics are replaced by theirs.
+
+        :raises CopyError: a ``ValueError``: if they do not fit a policy of the learner's class and ``policy_kwargs``
+        """
+        try:
+            self.algorithm.policy.load_state_dict(weights.policy)
+        except RuntimeError as error:
+            made = "what its class and policy_kwargs make, as actors do: was a part of it replaced?"
+            raise CopyError(f"model.policy must be {made} {error}") from error
         load_statistics(self.algorithm.get_vec_normalize_env(), weights.statistics)
         self.version = version
 
@@ -159,10 +172,10 @@ class _Recorder(BaseCallback):
 class LocalActors:
     """One actor in the learner's process, with weights of past rollouts on purpose: deterministic, for experiments.
 
-    The actor draws from the process's pseudo-random generators, as the learner itself would: with ``staleness=0`` a
-    first ``learn()`` is that without actors, parameter for parameter (to rounding with VecNormalize, whose statistics
-    are merged); a later one begins new episodes, by seeds of its own. VecNormalize's statistics are current, however
-    stale the weights.
+    The actor draws from the process's pseudo-random generators, as the learner itself would: with ``staleness=0`` and a
+    ``seed`` a first ``learn()`` is that without actors, parameter for parameter (to rounding with VecNormalize, whose
+    statistics are merged); a later one begins new episodes, by seeds of its own, and a new history of weights.
+    VecNormalize's statistics are current, however stale the weights.
 
     :param staleness: how many rollouts ago the weights that act were published; the first ones where none are that
         old. A number, a pair ``(low, high)`` to draw from uniformly at each rollout, both included, or a function that
@@ -194,7 +207,7 @@ class LocalActors:
         """See :class:`~sb3_delight.rollouts.ActorPool`."""
         self.close()
         spec = ActorSpec.of(algorithm, self.env_fn, self.frictions)
-        with _generators_left_alone():
+        with generators_left_alone():
             self._actor = Actor(spec)
         self._generator = np.random.default_rng(_derived_seed(spec.seed))
         longest = HISTORY if callable(self.staleness) else np.max(self.staleness)
@@ -240,8 +253,8 @@ def _possible(staleness: Any) -> bool:
     return is_whole(staleness, least=0) and staleness <= HISTORY
 
 
-def _derived_seed(seed: int | None, *stream: int) -> int:
-    """A 32-bit seed of its own for every stream; of ``None``: another one at each call."""
+def _derived_seed(seed: int, *stream: int) -> int:
+    """A 32-bit seed of its own for every stream."""
     return int(np.random.SeedSequence(seed, spawn_key=stream).generate_state(1)[0])
 
 
@@ -249,16 +262,3 @@ def _array(tensor: Any) -> np.ndarray:
     """A copy of the buffer's memory, which the next rollout overwrites."""
     copied: np.ndarray = tensor.numpy().copy()
     return copied
-
-
-@contextmanager
-def _generators_left_alone() -> Iterator[None]:
-    """Building an algorithm seeds the process's generators and draws from them."""
-    python, numpy = random.getstate(), np.random.get_state()
-    cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count() if cuda else 0)):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

@@ -39,10 +39,11 @@ class ImportanceWeightedPG(PolicyGradient):
         super().__init__(policy, env, learning_rate, **kwargs)
 
     def _resolve_arguments(self) -> None:
+        given = self.clip_range
         super()._resolve_arguments()
         schedule: Any = self.clip_range
         unclipped = schedule is None or schedule(1.0) == 0  # 0: as RL-Zoo's enjoy loads every model
-        require(unclipped, "clip_range", self.clip_range, "None: the weight is a ratio already")
+        require(unclipped, "clip_range", given, "None: the weight is a ratio already")
         self.clip_range = None
         require(
             self.ratio_clip is None or number(self.ratio_clip) > 0, "ratio_clip", self.ratio_clip, "positive, or None"

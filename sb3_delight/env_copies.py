@@ -2,7 +2,8 @@
 
 import copy
 import pickle
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -11,6 +12,7 @@ import cloudpickle
 import gymnasium as gym
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import check_for_correct_spaces
@@ -26,13 +28,13 @@ from stable_baselines3.common.vec_env import (
 
 from sb3_delight.arguments import require
 
-__all__ = ["EnvCopy", "EnvCopyError", "EnvMaker", "check_maker"]
+__all__ = ["CopyError", "EnvCopy", "EnvMaker", "check_maker"]
 
 EnvMaker: TypeAlias = Callable[[], gym.Env[Any, Any] | VecEnv]
 
 
-class EnvCopyError(ValueError):
-    """The copy is not what the learner has: to make it once more would not help."""
+class CopyError(ValueError):
+    """An actor's copy, of the environment or the policy, is not what the learner has: to try again would not help."""
 
 
 def check_maker(env_fn: Any) -> None:
@@ -51,7 +53,7 @@ class EnvCopy:
 
     source: tuple[EnvSpec, ...] | EnvMaker  #: one specification for each sub-environment, or what the user gave
     n_envs: int
-    kinds: tuple[str, ...]  #: names of the classes that the specifications should make, where these are known
+    layers: tuple[tuple[str, ...], ...]  #: what each specification should make, see :func:`_layers`
     info_keywords: tuple[str, ...]  #: what the learner's Monitor reports of an episode
     vec_monitor: bool  #: whether that is a VecMonitor, which sees what a VecEnv adds to an info
     wrappers: tuple[bytes | type[VecTransposeImage], ...]  #: innermost first; a VecNormalize is pickled
@@ -73,6 +75,8 @@ class EnvCopy:
         vec_monitor = is_vecenv_wrapped(env, VecMonitor)
         while isinstance(inner, VecEnvWrapper):
             if isinstance(inner, VecNormalize):
+                normalizes = any(isinstance(each, bytes) for each in wrappers)
+                require(not normalizes, "env", "two VecNormalize", "one VecNormalize: actors' statistics go to one")
                 if foreign:  # env_fn makes what is inside of it
                     raise _cannot(f"its wrapper {foreign} is put around VecNormalize: put it inside")
                 # Its settings and statistics, without what it wraps; its class may be of the program itself.
@@ -86,12 +90,13 @@ class EnvCopy:
                 if env_fn is None:
                     raise _cannot(f"its wrapper {foreign} cannot be made again from a specification")
             inner = inner.venv
-        if not vec_monitor and _has_monitors(inner):
+        monitored = _is_wrapped(inner, Monitor)
+        if not vec_monitor and monitored and all(monitored):
             keywords = inner.get_attr("info_keywords")[0]
         return cls(
             source=env_fn or _specifications(inner),
             n_envs=env.num_envs,
-            kinds=_kinds(inner) if env_fn is None else (),
+            layers=_layers(inner) if env_fn is None else (),
             info_keywords=keywords,
             vec_monitor=vec_monitor,
             wrappers=tuple(wrappers),
@@ -111,9 +116,16 @@ class EnvCopy:
         """A new environment.
 
         :param inside: further wrappers, put beneath those of the learner
-        :raises EnvCopyError: a ``ValueError``: if it is of another kind, size or other spaces than the learner's
+        :raises CopyError: a ``ValueError``: if it is of another kind, size or other spaces than the learner's
         """
         env = self._innermost()
+        try:
+            return self._wrapped(env, inside)
+        except BaseException:
+            env.close()
+            raise
+
+    def _wrapped(self, env: VecEnv, inside: Sequence[Callable[[VecEnv], VecEnv]]) -> VecEnv:
         self._check_innermost(env)
         for wrap in inside:
             env = wrap(env)
@@ -127,12 +139,12 @@ class EnvCopy:
         try:
             check_for_correct_spaces(env, self.observation_space, self.action_space)
         except ValueError as error:
-            raise EnvCopyError(str(error)) from error
+            raise CopyError(str(error)) from error
         return env
 
     def _innermost(self) -> VecEnv:
         env = self._without_vec_monitor()
-        bare = not is_vecenv_wrapped(env, VecMonitor) and _has_monitors(env) is False
+        bare = not is_vecenv_wrapped(env, VecMonitor) and not all(_is_wrapped(env, Monitor))
         return VecMonitor(env, info_keywords=self.info_keywords) if bare else env
 
     def _without_vec_monitor(self) -> VecEnv:
@@ -151,25 +163,52 @@ class EnvCopy:
 
     def _check_innermost(self, env: VecEnv) -> None:
         if env.num_envs != self.n_envs:
-            raise EnvCopyError(f"env_fn's number of environments must be {self.n_envs}, got {env.num_envs}")
+            raise CopyError(f"env_fn's number of environments must be {self.n_envs}, got {env.num_envs}")
         if is_vecenv_wrapped(env, VecNormalize):
-            raise EnvCopyError("env_fn must make an environment without VecNormalize: the learner's is put around it")
-        for made, wanted in zip(_kinds(env), self.kinds, strict=False):
-            if made != wanted:
-                raise EnvCopyError(str(_cannot(f"its specification makes a {made}, and it is a {wanted}")))
+            raise CopyError("env_fn must make an environment without VecNormalize: the learner's is put around it")
+        for normalizer in (NormalizeObservation, NormalizeReward):
+            if any(_is_wrapped(env, normalizer)):
+                name = normalizer.__name__
+                raise CopyError(f"{name}'s statistics would stay with the actor: use VecNormalize, which they share")
+        for made, wanted in zip(_layers(env), self.layers, strict=False):
+            if made[: len(wanted)] != wanted:
+                other, own = " around ".join(made), " around ".join(wanted)
+                raise CopyError(str(_cannot(f"its specification makes {other}, and it is {own}")))
 
 
-def _has_monitors(env: VecEnv) -> bool | None:
-    """Around each environment; ``None`` if the engine cannot tell."""
+def _is_wrapped(env: VecEnv, wrapper: type[gym.Wrapper[Any, Any, Any, Any]]) -> list[bool]:
+    """Each environment; none if the engine cannot tell."""
     try:
-        return all(env.env_is_wrapped(Monitor))
+        return env.env_is_wrapped(wrapper)
     except (AttributeError, NotImplementedError):
-        return None
+        return []
 
 
-def _kinds(env: VecEnv) -> tuple[str, ...]:
-    """Names of the environments' classes; of those in processes of their own they are not known."""
-    return tuple(type(each.unwrapped).__qualname__ for each in env.envs) if isinstance(env, DummyVecEnv) else ()
+def _layers(env: VecEnv) -> tuple[tuple[str, ...], ...]:
+    """Names of the classes of each environment, outermost first; empty where the engine cannot tell.
+
+    A specification does not keep the order of all wrappers: a time limit always comes innermost. In another process
+    they are read off what Gymnasium prints, ``<TimeLimit<CartPoleEnv<CartPole-v1>>>``, and that may lack the innermost.
+    """
+    if isinstance(env, DummyVecEnv):
+        return tuple(_names(type(layer).__name__ for layer in _unwrap(each)) for each in env.envs)
+    try:
+        printed = env.env_method("__str__")
+    except (AttributeError, NotImplementedError):
+        return ()
+    return tuple(_names(re.findall(r"<(\w+)(?=<)", each)) for each in printed)
+
+
+def _unwrap(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
+    yield env
+    while isinstance(env, gym.Wrapper):
+        env = env.env
+        yield env
+
+
+def _names(layers: Iterable[str]) -> tuple[str, ...]:
+    """Less those that neither change what an agent sees nor are always remade."""
+    return tuple(name for name in layers if name not in ("Monitor", "PassiveEnvChecker", "OrderEnforcing"))
 
 
 def _specifications(env: VecEnv) -> tuple[EnvSpec, ...]:

@@ -17,18 +17,15 @@ __all__ = ["NotFiniteError", "check_gradients", "check_observations", "check_pol
 
 
 class NotFiniteError(ValueError):
-    """NaN or inf in a rollout."""
+    """NaN or inf: in a rollout, in a gradient, or in what the policy makes of finite observations."""
 
-    def __init__(self, what: str, timestep: int) -> None:
-        super().__init__(
-            f"NaN or inf {what} in the rollout that ended at timestep {timestep}: no update was made, the "
-            "parameters are as before it and can be saved. Find the source with "
-            "stable_baselines3.common.vec_env.VecCheckNan; if VecNormalize saw the value, restore its statistics too."
-        )
-        self.what, self.timestep = what, timestep
 
-    def __reduce__(self) -> tuple[Any, ...]:  # its arguments are not those of its base, by which it would be unpickled
-        return type(self), (self.what, self.timestep)
+def _in_rollout(what: str, timestep: int) -> NotFiniteError:
+    return NotFiniteError(
+        f"NaN or inf {what} in the rollout that ended at timestep {timestep}: no update was made, the "
+        "parameters are as before it and can be saved. Find the source with "
+        "stable_baselines3.common.vec_env.VecCheckNan; if VecNormalize saw the value, restore its statistics too."
+    )
 
 
 def finite_parts(rollout: Samples) -> tuple[list[str], Tensor]:
@@ -48,18 +45,18 @@ def check_rollout(rollout: Samples, timestep: int) -> None:
     names, finite = finite_parts(rollout)
     flags = finite.tolist()
     if not all(flags):
-        raise NotFiniteError(names[flags.index(False)], timestep)
+        raise _in_rollout(names[flags.index(False)], timestep)
 
 
 def check_observations(observations: Any, timestep: int) -> None:
     """:raises NotFiniteError: if an observation of the environments is not finite"""
     if not all(np.isfinite(part).all() for part in observation_parts(observations)):
-        raise NotFiniteError("observation", timestep)
+        raise _in_rollout("observation", timestep)
 
 
 @torch.no_grad()
 def check_policy(policy: ActorCriticPolicy, observations: Any, timestep: int) -> None:
-    """:raises ValueError: if what the policy makes of observations, which are finite, is not"""
+    """:raises NotFiniteError: if what the policy makes of observations, which are finite, is not"""
     batch, _ = policy.obs_to_tensor(observations)
     any_actions = torch.zeros((len(observation_parts(batch)[0]), get_action_dim(policy.action_space)))
     try:
@@ -68,7 +65,7 @@ def check_policy(policy: ActorCriticPolicy, observations: Any, timestep: int) ->
     except Exception:  # of a policy of another kind: no verdict, and what led here is to be raised
         return
     if not (values.isfinite().all() and log_prob.isfinite().all()):
-        raise ValueError(
+        raise NotFiniteError(
             f"the policy's output is NaN or inf at timestep {timestep}, though observations are finite: its parameters "
             "have grown out of range. Load an earlier checkpoint, and lower learning_rate or max_grad_norm."
         )
@@ -77,13 +74,13 @@ def check_policy(policy: ActorCriticPolicy, observations: Any, timestep: int) ->
 def check_gradients(metrics: Mapping[str, Sequence[float]]) -> None:
     """Look at the ``gradient_norm`` of every gradient step of an update, if it has any.
 
-    :raises ValueError: if one is not finite; it tells the other metrics of that step
+    :raises NotFiniteError: if one is not finite; it tells the other metrics of that step
     """
     norms = metrics.get("gradient_norm", ())
     step = next((step for step, norm in enumerate(norms) if not math.isfinite(norm)), None)
     if step is not None:
         then = {name: values[step] for name, values in metrics.items() if len(values) == len(norms)}
-        raise ValueError(
+        raise NotFiniteError(
             f"the gradient is not finite at gradient step {step + 1} of {len(norms)}, so the update was undone and "
             f"the parameters are as before it: {then}. Lower learning_rate or max_grad_norm, or check the scale "
             "of rewards and observations."

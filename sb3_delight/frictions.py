@@ -39,6 +39,9 @@ class Friction:
         require(0 <= number(probability) <= 1, "probability", probability, "in [0, 1]")
         self.probability = probability
 
+    def check_space(self, space: spaces.Space[Any]) -> None:
+        """:raises ValueError: if it cannot happen to actions of this space"""
+
     def wrap_env(self, env: VecEnv, generator: torch.Generator) -> VecEnv:
         """The environment as the actor sees it, beneath VecNormalize."""
         return env
@@ -91,11 +94,9 @@ class ActorBug(_ReplacedActions):
         require(not isinstance(action, str) or action == "random", "action", action, allowed)
         self.action: Any | Literal["random"] | None = action
 
-    def wrap_policy(self, policy: ActorCriticPolicy, generator: torch.Generator) -> None:
-        space = policy.action_space
+    def check_space(self, space: spaces.Space[Any]) -> None:
         if self.action is not None and not isinstance(self.action, str):
             require(_is_in(space, np.asarray(self.action)), "action", self.action, f"in {space}")
-        super().wrap_policy(policy, generator)
 
     def replacement(
         self, policy: ActorCriticPolicy, observations: Any, actions: Tensor, generator: torch.Generator

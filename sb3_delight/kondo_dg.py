@@ -164,7 +164,7 @@ class KondoDG(PolicyGradient):
         self.record("gate_mean", gate.mean())
         self.record("price", price)
         # Unlike torch.bernoulli, a comparison bears a NaN, which would end a CUDA process before it can be reported. A
-        # hard gate draws nothing: with the same seed, price 0 acts as DG at temperature 0 does.
+        # hard gate draws nothing: with the same seed, price 0 acts as DG at temperature 0 does, while some row is kept.
         coin = torch.rand_like(gate) if temperature > 0 else 0.5
         return (coin < gate).nonzero().flatten()
 

@@ -612,10 +612,11 @@ class PolicyGradient(OnPolicyAlgorithm):
         if self._last_update is None:
             return None
         rollout, relative, kept = self._last_update
-        baseline = -self._less_baseline(torch.zeros_like(relative))  # of today's policy, which the weight takes off
+        # Of today's policy, which the weight takes off.
+        log_prob = relative - self._less_baseline(torch.zeros_like(relative))
         metrics, self._metrics = self._metrics, defaultdict(list)  # of training alone: weights record some
         try:
-            weight = self._weight(relative + baseline, rollout)
+            weight = self._weight(log_prob, rollout._replace(old_log_prob=log_prob))
         finally:
             self._metrics = metrics
         if kept is not None:

@@ -15,7 +15,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from sb3_delight.actor_process import ActorProcess, pack_weights, unpack_rollout
 from sb3_delight.actors import ActorSpec
 from sb3_delight.arguments import install, is_whole, number, require
-from sb3_delight.env_copies import EnvCopyError, EnvMaker, check_maker
+from sb3_delight.env_copies import CopyError, EnvMaker, check_maker
 from sb3_delight.finite import NotFiniteError
 from sb3_delight.frictions import Friction, as_frictions
 from sb3_delight.rollouts import Rollout, Weights
@@ -287,7 +287,7 @@ class RayActors:
 
     def _failed(self, worker: _Worker, what: str, error: Exception, remote: Exception | None) -> None:
         """The environment's fault."""
-        if isinstance(error, NotFiniteError | EnvCopyError):
+        if isinstance(error, NotFiniteError | CopyError):
             raise error from remote
         self._failures += 1
         if self._failures > self.max_restarts:

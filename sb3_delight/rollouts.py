@@ -1,5 +1,8 @@
 """What actors send, and how the learner takes it in: as if it had collected it itself."""
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -16,7 +19,7 @@ from sb3_delight.buffers import flat_rollout, map_observations
 from sb3_delight.forward import evaluate_log_prob, slices_without_gradient, uncompiled
 from sb3_delight.normalization import Statistics, merge_statistics, statistics_of
 
-__all__ = ["ActorPool", "Intake", "Rollout", "Weights"]
+__all__ = ["ActorPool", "Intake", "Rollout", "Weights", "generators_left_alone"]
 
 Arrays: TypeAlias = Any  # an array, or a Dict observation of arrays
 
@@ -116,6 +119,10 @@ class Intake:
         :return: whether training goes on: ``False`` if a callback stopped it
         """
         algorithm.policy.set_training_mode(False)
+        if algorithm.use_sde:  # for callbacks that act: a LocalActors draws from the same generators, as if alone
+            with generators_left_alone():
+                torch.manual_seed((torch.initial_seed() + algorithm.num_timesteps) % 2**63)
+                algorithm.policy.reset_noise(algorithm.n_envs)
         callback.on_rollout_start()
         policy = uncompiled(algorithm.policy).state_dict()
         copied = {name: tensor.detach().to("cpu", copy=True) for name, tensor in policy.items()}
@@ -169,6 +176,7 @@ def fill_buffer(rollout: Rollout, algorithm: OnPolicyAlgorithm, callback: BaseCa
         buffer.add(rollout.observation(step), actions, rewards, starts, values[step], log_probs[step])
     last_values = policy.predict_values(obs_as_tensor(rollout.last_observation, algorithm.device))
     _compute_advantages(rollout, algorithm, last_values)
+    callback.update_locals({"n_steps": algorithm.n_steps, "values": last_values})
     callback.on_rollout_end()
     return True
 
@@ -198,3 +206,16 @@ def _learner_values(rollout: Rollout, algorithm: Any) -> Tensor:
         for rows in slices_without_gradient(rollout.rewards.size, algorithm.batch_size)
     ]
     return torch.cat(parts).reshape(rollout.rewards.shape)
+
+
+@contextmanager
+def generators_left_alone() -> Iterator[None]:
+    """Whatever is drawn or seeded inside: the process's generators go on as if it had not been."""
+    python, numpy = random.getstate(), np.random.get_state()
+    cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count() if cuda else 0)):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -26,13 +26,14 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.utils import obs_as_tensor, set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_delight import DG, KondoDG, PolicyGradient, rollouts
 from sb3_delight.actors import Actor, ActorPool, ActorSpec, LocalActors, Rollout, Weights
 from sb3_delight.baselines import PPO, ImportanceWeightedPG
 from sb3_delight.buffers import observation_parts
+from sb3_delight.env_copies import CopyError
 from sb3_delight.frictions import ActorBug
 from sb3_delight.normalization import statistics_of
 from sb3_delight.returns import gae, vtrace
@@ -587,6 +588,41 @@ def test_unseeded_learners_have_unlike_actors() -> None:
     assert not np.array_equal(one.observations, other.observations)
 
 
+def test_unseeded_learners_follow_the_processs_generators() -> None:
+    runs = []
+    for seed in (3, 3, 4):
+        set_random_seed(seed)
+        runs.append(parameters(make(seed=None, actors=LocalActors()).learn(2 * 32)))
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+def test_a_policy_whose_parts_were_replaced_is_told() -> None:
+    model = make(actors=LocalActors())
+    model.policy.value_net = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.Linear(8, 1))  # type: ignore[assignment]
+    with pytest.raises(CopyError, match=r"(?s)model\.policy must be what its class and policy_kwargs make.*value_net"):
+        model.learn(32)
+
+
+def test_the_learners_own_noise_is_of_todays_deviations() -> None:
+    """Callbacks act with it; the actors' is theirs."""
+    seen: list[torch.Tensor] = []
+
+    class Noise(BaseCallback):
+        def _on_rollout_start(self) -> None:
+            policy: Any = self.model.policy
+            seen.append(policy.action_dist.exploration_mat.detach())
+
+        def _on_step(self) -> bool:
+            return True
+
+    model = make(PolicyGradient, make_vec_env("Pendulum-v1", 2), use_sde=True, actors=LocalActors())
+    torch.nn.init.constant_(model.policy.log_std, -30.0)
+    model.learn(3 * 32, Noise())
+    assert all(0 < noise.abs().max() < 1e-11 for noise in seen)
+    assert len({noise.numpy().tobytes() for noise in seen}) == 3
+
+
 def test_a_rollout_does_not_change_when_the_next_is_collected() -> None:
     model = make()
     actor = Actor(spec_of(model))
@@ -777,12 +813,18 @@ def test_a_callbacks_locals_have_the_names_they_have_without_actors() -> None:
     class Names(BaseCallback):
         def _on_step(self) -> bool:
             names.append(self.locals.keys() - {"clipped_actions", "obs_tensor"})
-            return False
+            return True
+
+        def _on_rollout_end(self) -> None:
+            ends.append((self.locals["n_steps"], self.locals["values"].tolist()))
 
     names: list[set[str]] = []
+    ends: list[tuple[int, list[list[float]]]] = []
     for actors in (None, LocalActors()):
         make(n_steps=4, actors=actors).learn(8, callback=Names())
-    assert names[0] == names[1]
+    assert names[0] == names[4]
+    assert ends[0] == ends[1]
+    assert ends[0][0] == 4
 
 
 def test_as_many_weights_are_kept_as_may_be_asked_for() -> None:

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from envs import AnySpaces, MatchPoint
 from gymnasium import spaces
-from gymnasium.wrappers import ClipReward, FrameStackObservation
+from gymnasium.wrappers import (
+    ClipReward,
+    FrameStackObservation,
+    MaxAndSkipObservation,
+    NormalizeObservation,
+    NormalizeReward,
+    TimeLimit,
+)
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
@@ -25,7 +32,7 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
-from sb3_delight.env_copies import EnvCopy, EnvCopyError
+from sb3_delight.env_copies import CopyError, EnvCopy
 from sb3_delight.normalization import statistics_of
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
@@ -215,8 +222,52 @@ class CartPoleInside(gym.Env[Any, Any]):
 
 
 def test_a_specification_of_something_else_is_found_out() -> None:
-    with pytest.raises(EnvCopyError, match=r"makes a CartPoleEnv, and it is a CartPoleInside\. Pass env_fn=\.\.\."):
+    with pytest.raises(
+        CopyError,
+        match=r"makes TimeLimit around CartPoleEnv, and it is CartPoleInside\. Pass env_fn=\.\.\.",
+    ):
         copied(DummyVecEnv([lambda: gym.make("CartPole-v1"), CartPoleInside]))
+
+
+@pytest.mark.parametrize("vec_env_cls", [DummyVecEnv, SubprocVecEnv])
+def test_a_time_limit_that_a_specification_would_put_elsewhere_is_found_out(vec_env_cls: type[VecEnv]) -> None:
+    """Innermost, it would count the frames that are skipped, too."""
+
+    def skipping(limit: int) -> gym.Env[Any, Any]:
+        env = gym.make("Pendulum-v1", max_episode_steps=-1)
+        return TimeLimit(MaxAndSkipObservation(env, skip=4), limit) if limit else MaxAndSkipObservation(env, skip=4)
+
+    wrong, right = (vec_env_cls([lambda limit=limit: skipping(limit)]) for limit in (50, 0))  # type: ignore
+    made = copied(right)
+    made.close()
+    with pytest.raises(CopyError, match=r"makes MaxAndSkipObservation around TimeLimit.* it is TimeLimit around Max"):
+        copied(wrong)
+    assert copied(wrong, lambda: skipping(50)).num_envs == 1
+    wrong.close()
+    right.close()
+
+
+@pytest.mark.parametrize("wrapper", [NormalizeObservation, NormalizeReward])
+def test_statistics_that_would_stay_with_the_actor_are_refused(wrapper: Any) -> None:
+    env = make_vec_env("CartPole-v1", 2, wrapper_class=wrapper)
+    for env_fn in (None, lambda: wrapper(gym.make("CartPole-v1"))):
+        with pytest.raises(CopyError, match=rf"{wrapper.__name__}'s statistics.*use VecNormalize"):
+            copied(env, env_fn)
+    with pytest.raises(ValueError, match="env must be one VecNormalize"):
+        copied(VecNormalize(VecNormalize(make_vec_env("CartPole-v1", 2))))
+
+
+def test_a_copy_that_is_refused_is_closed() -> None:
+    closed: list[bool] = []
+
+    class Closing(DummyVecEnv):
+        def close(self) -> None:
+            closed.append(True)
+            super().close()
+
+    with pytest.raises(CopyError, match="must be 2, got 3"):
+        copied(make_vec_env("CartPole-v1", 2), lambda: make_vec_env("CartPole-v1", 3, vec_env_cls=Closing))
+    assert closed == [True]
 
 
 def test_classes_of_the_program_itself_go_by_value_or_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +351,7 @@ def test_env_fn_makes_what_its_specification_could_not() -> None:
     ],
 )
 def test_what_env_fn_makes_must_fit(env_fn: Any, message: str) -> None:
-    with pytest.raises(EnvCopyError, match=message):
+    with pytest.raises(CopyError, match=message):
         copied(make_vec_env("CartPole-v1", 2), env_fn)
 
 

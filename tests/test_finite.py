@@ -1,7 +1,6 @@
 """What is not finite is found wherever it hides, and named."""
 
 import math
-import pickle
 
 import numpy as np
 import pytest
@@ -52,12 +51,6 @@ def test_the_first_bad_gradient_step_is_told() -> None:
     check_gradients({"gradient_norm": metrics["gradient_norm"][:1]})
     with pytest.raises(ValueError, match=r"gradient step 2 of 2.*'value_loss': 2.0"):
         check_gradients(metrics)
-
-
-def test_the_error_survives_the_way_from_an_actor() -> None:
-    error = pickle.loads(pickle.dumps(NotFiniteError("reward", 3)))
-    assert isinstance(error, NotFiniteError)
-    assert str(error) == str(NotFiniteError("reward", 3))
 
 
 def test_a_bad_gradient_step_is_told_though_some_metrics_are_of_the_update() -> None:

@@ -30,6 +30,7 @@ from sb3_delight import DG, KondoDG, PolicyGradient, objectives
 from sb3_delight.actors import LocalActors
 from sb3_delight.baselines import PPO, ImportanceWeightedPG, ScaledPO
 from sb3_delight.buffers import DeviceRolloutBuffer, flat_rollout
+from sb3_delight.finite import NotFiniteError
 from sb3_delight.forward import unvalidated_distributions
 from sb3_delight.keywords import Arguments
 
@@ -576,7 +577,7 @@ def test_a_policy_that_is_not_finite_is_a_value_error(action_space: Any) -> None
     model = make(DG, AnySpaces(gym.spaces.Box(-1.0, 1.0, (2,), np.float32), action_space))
     torch.nn.init.constant_(model.policy.action_net.weight, math.nan)  # type: ignore[arg-type]
     named = "the policy's output is NaN or inf at timestep 0|NaN or inf log-probability of the policy"
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(NotFiniteError, match=named):  # of which actors in other processes are not replaced
         model.learn(64)
 
 
@@ -888,6 +889,13 @@ def test_what_is_logged_of_an_update_is_what_its_rollout_has(scaling: str, scale
     assert logged == pytest.approx(expected, rel=1e-4)
     assert model.last_update is not None
     torch.testing.assert_close(model.last_update[1], surprisal)
+
+
+def test_the_last_updates_weights_are_those_under_the_rollouts_log_probabilities() -> None:
+    """Of which a ratio is 1, whatever the baseline."""
+    model = make(ImportanceWeightedPG, "Pendulum-v1", surprisal_baseline="mode", learning_rate=1e-2).learn(3 * 16)
+    assert model.last_update is not None
+    torch.testing.assert_close(model.last_update[2], torch.ones(16))
 
 
 def test_an_entropy_of_no_closed_form_is_the_mean_of_surprisal() -> None:

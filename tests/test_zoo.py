@@ -262,7 +262,9 @@ def check_env_kwargs_of_a_file_or_a_study_hold_in_evaluation_and_enjoy() -> None
     zoo(*sweep, "--env-kwargs", variant, "--study-name", "of_a_study")
     zoo(*run, "--study-name", "of_a_study", "--trial-id", "0", "-f", "logs")
     zoo(*run, "-i", "logs/dg/CartPole-v1_1/CartPole-v1.zip", "-f", "continued")
-    for folder in ("of_a_file", "logs", "continued"):
+    added = ("--env-kwargs", "render_mode:'rgb_array'")
+    zoo(*run, "-i", "of_a_file/dg/CartPole-v1_1/CartPole-v1.zip", *added, "-f", "continued_with_more")
+    for folder in ("of_a_file", "logs", "continued", "continued_with_more"):
         assert set(evaluations(f"{folder}/dg/CartPole-v1_1")) == {-1.0}
         with contextlib.redirect_stdout(io.StringIO()) as output:
             zoo("enjoy", "--env", "CartPole-v1", "-f", folder, "--no-render", "-n", "300")
@@ -305,6 +307,7 @@ def check_an_agent_is_continued_as_what_it_is_or_not_at_all() -> None:
         (("--env", "Acrobot-v1"), r"Acrobot-v1.vecnormalize.pkl .but there are for --env CartPole-v1., got True"),
         (("-params", "policy_kwargs:dict(net_arch=[8])"), "the agent that -i continues has a network"),
         (("-params", "normalize:False"), "normalize must be True with -i: there are VecNormalize statistics"),
+        (("-params", "normalize:dict(norm_reward=False)"), "norm_reward must be True, the agent's, with -i, got False"),
     ):
         with pytest.raises(SystemExit, match=message):
             zoo(*run, "-i", str(agent), *given)
@@ -400,6 +403,31 @@ def check_an_agent_is_filmed() -> None:
     zoo("record_video", "--env", "CartPole-v1", "-n", "20")
     (video,) = Path("logs").rglob("*.mp4")
     assert video.stat().st_size > 1000
+
+
+def check_environments_that_ctrl_c_ended_too_are_no_error() -> None:
+    """Those in processes of their own may be gone when RL-Zoo closes them."""
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    from sb3_delight.zoo.manager import ZooManager
+
+    learn = ExperimentManager.learn
+
+    def end(self: Any, model: Any) -> None:
+        learn(self, model)
+        ZooManager.interrupted = interrupted
+        raise ConnectionResetError
+
+    ExperimentManager.learn = end  # type: ignore[method-assign]
+    run = ("train", "--env", "CartPole-v1", "-n", "100", "--eval-freq", "-1", "-f", "gone")
+    interrupted = True
+    with pytest.raises(SystemExit, match="130"):
+        zoo(*run)
+    interrupted = False
+    with pytest.raises(ConnectionResetError):
+        zoo(*run)
+    ExperimentManager.learn = learn  # type: ignore[method-assign]
+    assert len(list(Path("gone").rglob("CartPole-v1.zip"))) == 2
 
 
 def check_a_run_that_fails_saves_its_agent() -> None:
@@ -608,7 +636,11 @@ def check_a_trial_normalizes_by_its_own_gamma_and_nan_prunes_it() -> None:
     zoo("train", "-optimize", "--no-optim-plots", "--env", "Pendulum-v1", "-n", "600", "--eval-episodes", "1",
         "--n-trials", "3", "--study-name", "gammas", "-conf", "mine.yml", "-params", "surprisal_clip:3.0")  # fmt: skip
     again = ("train", "--env", "Pendulum-v1", "--study-name", "gammas", "--trial-id", "0", "--eval-freq", "-1")
-    zoo(*again)
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        zoo(*again)
+    assert "Hyperparameters of trial 0 of gammas and this command:" in output.getvalue()
+    assert "'n_timesteps': 600" in output.getvalue()
+    assert "[8]" not in output.getvalue()  # the configuration's
     zoo("best", "--study-name", "gammas", "--top", "2", "--seeds", "1", "--eval-episodes", "1")
     zoo(*again, "-params", "surprisal_clip:3.0", "policy_kwargs:'dict(ortho_init=True)'")
     DG.learn = learn  # type: ignore[method-assign]

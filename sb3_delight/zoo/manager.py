@@ -142,32 +142,31 @@ class ZooManager(ExperimentManager):
             self.trial_id = None  # done; RL-Zoo's own reading takes trial 0 for none
         networks = self._add_settings_of_the_trial()
         agents = self._settings_of_the_agent()
-        if agents:
-            self.custom_hyperparams = {**agents, **(self.custom_hyperparams or {})}
-        # What RL-Zoo prints is the file's.
-        with contextlib.redirect_stdout(io.StringIO()) if agents else contextlib.nullcontext():
-            # Copies: of a configuration that is a package, what follows would change the module.
-            hyperparams, saved = (copy.copy(each) for each in super().read_hyperparameters())
-        overridden = self.custom_hyperparams or {}
-        self.block = as_json({name: value for name, value in saved.items() if name not in overridden})
-        self._check_block(self.setting)
-        if networks:
-            for each in (hyperparams, saved):
-                each["policy_kwargs"] = {**evaluated(each.get("policy_kwargs")), **networks}
-        of_the_file_alone = hyperparams.keys() - overridden.keys() if agents else set()
+        hyperparams, saved = (dict(agents), dict(agents)) if agents else self._read_configuration()
         for each in (hyperparams, saved):
-            for name in of_the_file_alone:
-                del each[name]
+            if networks:
+                each["policy_kwargs"] = {**evaluated(each.get("policy_kwargs")), **networks}
             if self.n_timesteps > 0:
                 each["n_timesteps"] = self.n_timesteps  # which config.yml is to say
             if self.continue_training:
                 self._normalize_as_the_agent(each)
-        if agents:
-            print(f"Hyperparameters of {self.trained_agent} and this command:")
-            pprint(dict(saved))
+        if agents or self.trial:
+            source = f"trial {self.trial.number} of {self.study_name}" if self.trial else self.trained_agent
+            print(f"Hyperparameters of {source} and this command:")
+            pprint(saved)
         n_envs = hyperparams.get("n_envs", 1)
         require(is_whole(n_envs), "n_envs", n_envs, "a whole number, 1 or more")
         self.eval_env_kwargs = self._eval_env_kwargs_args or hyperparams.get("env_kwargs") or self.env_kwargs
+        return hyperparams, saved
+
+    def _read_configuration(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        # What RL-Zoo prints is not all of a trial's.
+        with contextlib.redirect_stdout(io.StringIO()) if self.trial else contextlib.nullcontext():
+            # Copies: of a configuration that is a package, what follows would change the module.
+            hyperparams, saved = (dict(each) for each in super().read_hyperparameters())
+        overridden = self.custom_hyperparams or {}
+        self.block = as_json({name: value for name, value in saved.items() if name not in overridden})
+        self._check_block(self.setting)
         return hyperparams, saved
 
     def _find_trial(self, number: int) -> None:
@@ -222,7 +221,8 @@ class ZooManager(ExperimentManager):
         return Path(self.trained_agent).parent / str(self.env_name)
 
     def _settings_of_the_agent(self) -> dict[str, Any]:
-        """What the agent that ``-i`` continues was trained with, if RL-Zoo kept that; nothing under ``-conf``.
+        """What the agent that ``-i`` continues was trained with, if RL-Zoo kept that, below what this command gives;
+        nothing under ``-conf``.
 
         :raises ValueError: if it is of another algorithm, or the command gives it another network
         """
@@ -241,8 +241,10 @@ class ZooManager(ExperimentManager):
             raise ValueError(f"-i {self.trained_agent}: an agent of --algo {arguments['algo']}, not of {self.algo}")
         if self.args.conf_file:
             return {}
-        self._add_env_kwargs(arguments)
-        return settings
+        # As in RL-Zoo, the command's were the agent's in place of the configuration's.
+        self._add_env_kwargs({**arguments, "env_kwargs": arguments.get("env_kwargs") or settings.get("env_kwargs")})
+        own = {"env_kwargs": self.env_kwargs} if self.env_kwargs else {}
+        return dict(sorted({**settings, **(self.custom_hyperparams or {}), **own}.items()))
 
     def _normalize_as_the_agent(self, hyperparams: dict[str, Any]) -> None:
         """RL-Zoo loads statistics of the agent's VecNormalize if there are any, and saves them if told to normalize.
@@ -268,10 +270,17 @@ class ZooManager(ExperimentManager):
         return super()._load_pretrained_agent(hyperparams, env)
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
-        """As in RL-Zoo; statistics that were loaded discount by the gamma of today."""
+        """As in RL-Zoo; statistics that were loaded discount by the gamma of today.
+
+        :raises ValueError: if these were to be made otherwise than they were
+        """
         env = super()._maybe_normalize(env, eval_env)
         if isinstance(env, VecNormalize):
             env.gamma = self.normalize_kwargs.get("gamma", env.gamma)
+            if self.continue_training and not eval_env:
+                for name, value in self.normalize_kwargs.items():
+                    own = getattr(env, name, value)
+                    require(value == own, f"normalize's {name}", value, f"{own!r}, the agent's, with -i")
         return env
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
@@ -337,7 +346,9 @@ class ZooManager(ExperimentManager):
         try:
             with _noted_interrupts():
                 super().learn(model)
-        except Exception:
+        except Exception as error:
+            if ZooManager.interrupted and isinstance(error, ConnectionError | EOFError):
+                return  # environments in processes of their own had the Ctrl-C, too; RL-Zoo saves
             if model.num_timesteps:
                 self.save_trained_model(model)
             raise
