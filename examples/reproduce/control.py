@@ -15,7 +15,7 @@ known before (``control_tuning.py``). Each environment has a figure: the policy 
 else they have in common, beside methods of other packages with the best settings that their users publish. On MuJoCo
 ours have PPO's clip and ten passes over a rollout, so that the policy gradient is PPO, but for two arms with neither.
 ``aggregate``: all environments of MuJoCo together. ``bonus``, ``bonus_mujoco``: DG beside the entropy bonus that it
-holds (``control_bonus.py``). ``rates``: what was chosen for Ant (``control_rates.py``).
+holds (``control_bonus.py``). ``rates``: how large a learning rate may be (``control_rates.py``).
 """
 
 import functools
@@ -169,7 +169,7 @@ SWEEP = {
     "finals": control_tuning.FINALS,
     **{env.removeprefix("MinAtar/"): arms(task) for env, task in (MUJOCO | MINATAR).items()},
     "aggregate": [config for task in MUJOCO.values() for config in arms(task)],
-    "rates": control_rates.arms(arms(control_rates.TASK)),
+    "rates": [config for task in control_rates.TASKS for config in control_rates.arms(arms(task))],
     **{
         figure: [config for task in tasks for config in control_bonus.arms(arms(task))]
         for figure, tasks in control_bonus.TASKS.items()
