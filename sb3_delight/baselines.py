@@ -57,7 +57,7 @@ class PPO(PolicyGradient):
     """PPO's clipped objective: by default stable-baselines3's PPO, parameter for parameter up to rounding.
 
     Most of that rounding is the fused Adam's; ``policy_kwargs={"optimizer_kwargs": {"eps": 1e-5}}`` selects the Adam of
-    stable-baselines3. The clipped value loss and early stopping by KL divergence, off by default there, are absent.
+    stable-baselines3. The clipped value loss, off by default there, is absent.
 
     :param policy: see :class:`~sb3_delight.policy_gradient.PolicyGradient`, as for all parameters not listed here
     :param env: environment, vectorised environment, or registered Gymnasium id

@@ -16,6 +16,7 @@ class _Shared(TypedDict, total=False):
     batch_size: int | None
     n_epochs: int
     extra_critic_epochs: int
+    target_kl: float | None
     gamma: float
     gae_lambda: float
     ent_coef: float

@@ -98,6 +98,10 @@ class PolicyGradient(OnPolicyAlgorithm):
     :param clip_range: PPO's clip on top of the method's weight: times the ratio of the learner's probability to the
         behaviour's, and 0 once that has moved further than this in the advantage's favour. With it a rollout bears
         several epochs of minibatches. A number, a schedule, or ``"lin_x"``; ``None``: neither ratio nor clip.
+    :param target_kl: as in stable-baselines3's PPO: the passes over a rollout end before the first gradient step at
+        which the policy's divergence from the behaviour, estimated on the rows that the actor pays for, is above 1.5
+        times this. The critic's further passes are made all the same. Costs a read of the device at every gradient
+        step. ``None``: no limit; the only choice with ``actors``, whose policy may be as far away from the start.
     :param gamma: discount
     :param gae_lambda: 1 is the Monte-Carlo advantage (more variance), 0 the one-step one (more bias)
     :param ent_coef: weight of the entropy bonus, a mean over the rows that the actor pays for. The delightful weight
@@ -159,6 +163,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         n_epochs: int = 1,
         extra_critic_epochs: int = 0,
         clip_range: float | str | Schedule | None = None,
+        target_kl: float | None = None,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
         ent_coef: float = 0.0,
@@ -218,6 +223,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         self.n_epochs = n_epochs
         self.extra_critic_epochs = extra_critic_epochs
         self.clip_range = clip_range
+        self.target_kl = target_kl
         self.advantage_estimator = advantage_estimator
         self.advantage_scaling = advantage_scaling
         self.surprisal_clip = surprisal_clip
@@ -308,6 +314,9 @@ class PolicyGradient(OnPolicyAlgorithm):
             start = self.clip_range(1.0)
             # 0: as RL-Zoo's enjoy loads every model
             require(0 <= start < math.inf, "clip_range", start, "finite and 0 or more, or None")
+        target = self.target_kl
+        require(target is None or 0 < number(target) < math.inf, "target_kl", target, "positive and finite, or None")
+        require(target is None or self.actors is None, "target_kl", target, "None with actors")
         batch = self.batch_size
         require(batch is None or is_whole(batch), "batch_size", batch, "a whole number, 1 or more, or None")
         self.batch_size = None if batch is None else int(batch)  # torch's split takes no number of numpy's
@@ -406,8 +415,8 @@ class PolicyGradient(OnPolicyAlgorithm):
     def train(self) -> None:
         """Update the policy on the rollout in the buffer.
 
-        The device is read once, at the end (a gate of no fixed rate reads its number of rows besides). Whatever goes
-        wrong before that, an interrupt too, undoes the update.
+        The device is read once, at the end (a gate of no fixed rate reads its number of rows besides, and ``target_kl``
+        every gradient step). Whatever goes wrong before that, an interrupt too, undoes the update.
 
         :raises ValueError: if the rollout or a gradient is not finite; parameters are as they were
         """
@@ -438,10 +447,12 @@ class PolicyGradient(OnPolicyAlgorithm):
             fits = kept is None or (kept.ndim == 1 and kept.dtype == torch.long)  # no mask
             require(fits, "what _select() returns", kept, "row numbers, whole numbers [k], or None")
             n_critic = self._critic_row_count(n_rows)
+            for _ in range(self.n_epochs):
+                if not self._pass_over(rollout, kept, n_critic):
+                    break
             none = torch.empty(0, dtype=torch.long, device=self.device)
-            for actor_rows in [kept] * self.n_epochs + [none] * self.extra_critic_epochs:
-                for rows in deal_rows(n_rows, self.batch_size, actor_rows, n_critic, self.device):
-                    self._gradient_step(rollout, rows)
+            for _ in range(self.extra_critic_epochs):
+                self._pass_over(rollout, none, n_critic)
         surprisal = objectives.surprisal(relative, self.surprisal_clip)
         self._log_update(scaled, surprisal, n_rows if kept is None else len(kept))
         self._last_update = (scaled, relative, kept)
@@ -449,10 +460,18 @@ class PolicyGradient(OnPolicyAlgorithm):
     def _scale_advantages(self, advantages: Tensor) -> Tensor:
         return ADVANTAGE_SCALING[self.advantage_scaling](advantages)
 
-    def _gradient_step(self, rollout: Samples, rows: Rows) -> None:
-        """One optimiser step; none if no row is paid for."""
+    def _pass_over(self, rollout: Samples, actor_rows: Tensor | None, n_critic: int) -> bool:
+        """Whether it came to its end, and was not ended by ``target_kl``."""
+        dealt = deal_rows(len(rollout.advantages), self.batch_size, actor_rows, n_critic, self.device)
+        return all(self._gradient_step(rollout, rows) for rows in dealt)
+
+    def _gradient_step(self, rollout: Samples, rows: Rows) -> bool:
+        """One optimiser step; none if no row is paid for.
+
+        :return: whether the policy may be trained on: ``False``, and no step, if it is beyond ``target_kl``
+        """
         if rows.n_paid == 0:
-            return
+            return True
         batch = take(rollout, rows.paid)
         values, log_prob, entropy = evaluate_rows(self.policy, batch, rows)
         losses: list[Tensor] = []
@@ -462,6 +481,8 @@ class PolicyGradient(OnPolicyAlgorithm):
                 every = rollout.advantages.index_select(0, rows.index)
             advantages = self._scale_advantages(every)[rows.actor]
             actor_batch = take(batch, rows.actor)._replace(advantages=advantages)
+            if self._is_beyond_target_kl(log_prob.detach(), actor_batch):
+                return False
             weight = self._clip(self._weight(log_prob.detach(), actor_batch), log_prob.detach(), actor_batch)
             policy_loss = objectives.policy_gradient_loss(log_prob, advantages, weight, batch_size=rows.size)
             # No closed form (squashed gSDE): the sample mean of -log pi, as in stable-baselines3.
@@ -479,18 +500,26 @@ class PolicyGradient(OnPolicyAlgorithm):
             self._n_updates += 1
         self.actor_rows += rows.n_actor
         self.critic_rows += rows.n_critic
+        return True
+
+    def _is_beyond_target_kl(self, log_prob: Tensor, batch: Samples) -> bool:
+        """Logs how far the policy has moved from the behaviour, where that matters."""
+        if self.clip_range is None and self.target_kl is None:
+            return False
+        log_ratio = log_prob - batch.old_log_prob
+        change = torch.expm1(log_ratio)
+        approx_kl = (change - log_ratio).mean()
+        self.record("approx_kl", approx_kl)
+        if self.clip_range is not None:
+            self.record("clip_fraction", (change.abs() > self._current(self.clip_range)).float().mean())
+        return self.target_kl is not None and float(approx_kl) > 1.5 * self.target_kl
 
     def _clip(self, weight: Tensor, log_prob: Tensor, batch: Samples) -> Tensor:
         """The method's weight under PPO's clip, if there is one."""
         if self.clip_range is None:
             return weight
         clip_range = self._current(self.clip_range)
-        clip = objectives.ppo_clip_weight(log_prob, batch.advantages, batch.old_log_prob, clip_range)
-        log_ratio = log_prob - batch.old_log_prob
-        change = torch.expm1(log_ratio)
-        self.record("clip_fraction", (change.abs() > clip_range).float().mean())
-        self.record("approx_kl", (change - log_ratio).mean())
-        return weight * clip
+        return weight * objectives.ppo_clip_weight(log_prob, batch.advantages, batch.old_log_prob, clip_range)
 
     def _step_optimizer(self, loss: Tensor) -> None:
         parameters = optimized_parameters(self.policy)

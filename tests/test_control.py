@@ -413,7 +413,7 @@ def test_the_aggregate_is_of_tasks_that_every_method_was_run_on(
 
 
 def test_results_are_judged_by_seeds_that_chose_no_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    chosen = control.SWEEP.keys() - {"levers", "clip", "tuning"}
+    chosen = control.SWEEP.keys() - {"levers", "clip", "tuning", "rates"}
     assert control.EXPERIMENT.first_seed == dict.fromkeys(chosen, control_tasks.FRESH_SEED)
     sweep = control.arms(control_tasks.MUJOCO["Hopper-v5"])[:1]
     experiment = dataclasses.replace(control.EXPERIMENT, sweep={"Hopper-v5": sweep}, run=made_up)

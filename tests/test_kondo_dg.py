@@ -307,10 +307,10 @@ def test_shared_extractor_sees_the_union_of_rows_once(
     unions: list[int] = []
     deal = PolicyGradient._gradient_step
 
-    def spy(self: PolicyGradient, rollout: Any, rows: Any) -> None:
+    def spy(self: PolicyGradient, rollout: Any, rows: Any) -> bool:
         assert len(set(rows.paid.tolist())) == rows.n_paid
         unions.append(rows.n_paid)
-        deal(self, rollout, rows)
+        return deal(self, rollout, rows)
 
     model._gradient_step = spy.__get__(model)  # type: ignore
     model.learn(30)
@@ -449,9 +449,9 @@ def test_the_critic_sees_rows_chosen_regardless_of_delight() -> None:
     seen = torch.zeros(ROWS)
     original = model._gradient_step
 
-    def spy(given: Any, rows: Any) -> None:
+    def spy(given: Any, rows: Any) -> bool:
         seen[rows.paid[rows.critic]] += 1
-        original(given, rows)
+        return original(given, rows)
 
     model._gradient_step = spy  # type: ignore
     for _ in range(400):
@@ -469,9 +469,9 @@ def test_the_critics_loss_is_a_mean_over_the_rows_it_sees() -> None:
     rollout, seen = rollout_of(model), []
     original = model._gradient_step
 
-    def spy(given: Any, rows: Any) -> None:
+    def spy(given: Any, rows: Any) -> bool:
         seen.append(rows.paid[rows.critic])
-        original(given, rows)
+        return original(given, rows)
 
     model._gradient_step = spy  # type: ignore
     model.train()

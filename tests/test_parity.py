@@ -66,6 +66,16 @@ def test_ppo_is_ppo_bit_for_bit(env: str) -> None:
         assert mine == pytest.approx(theirs), name
 
 
+@pytest.mark.parametrize("env", ENVS)
+def test_target_kl_ends_the_epochs_where_ppo_does(env: str) -> None:
+    common: dict[str, Any] = {"seed": 1, "device": "cpu", "n_steps": 256, "learning_rate": 3e-3, "target_kl": 0.01}
+    stock = StockPPO("MlpPolicy", env, **common).learn(3 * 256)
+    ours = PPO("MlpPolicy", env, policy_kwargs=UNFUSED_ADAM, **common).learn(3 * 256)
+    assert moved(stock) > 1e-2
+    assert 0 < ours._n_updates < 3 * 10 * 4
+    assert largest_difference(stock, ours) == 0.0
+
+
 @pytest.mark.parametrize(
     ("cls", "stock", "others"),
     [(PPO, StockPPO, {}), (PolicyGradient, A2C, {"n_steps": 32, "gae_lambda": 0.95})],

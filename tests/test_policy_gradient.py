@@ -124,6 +124,8 @@ def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
         (PPO, "clip_range", float("nan")),
         (PPO, "clip_range", None),
         (DG, "clip_range", -0.2),
+        (DG, "target_kl", 0.0),
+        (DG, "target_kl", float("inf")),
         (DG, "clip_range", "tight"),
         (DG, "clip_range", float("inf")),
         (ImportanceWeightedPG, "clip_range", 0.2),
@@ -741,6 +743,15 @@ def test_learn_needs_no_argument(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make().learn(callback=Stop())
     assert model._total_timesteps == 1_000_000
     assert model.num_timesteps == 40
+
+
+def test_target_kl_ends_the_actors_passes_and_not_the_critics() -> None:
+    """Without a clip, too. The first step of fresh data is always taken."""
+    common: dict[str, Any] = {"n_epochs": 4, "extra_critic_epochs": 2, "batch_size": 8, "learning_rate": 1e-2}
+    model = make(DG, target_kl=1e-9, **common).learn(16)
+    assert (model._n_updates, model.actor_rows, model.critic_rows) == (1 + 2 * 2, 8, 8 + 2 * 16)
+    with pytest.raises(ValueError, match=r"^target_kl must be None with actors, got 0\.1"):
+        make(DG, target_kl=0.1, actors=LocalActors())
 
 
 @pytest.mark.parametrize(("batch_size", "gate"), [(None, {}), (8, {}), (None, {"gate_rate": 0.25, "critic_rate": 0.5})])
