@@ -368,7 +368,7 @@ def test_reuse_corrects_the_last_rollouts_and_trains_on_them_first(method: str) 
         ("Breakout-v1", 8),
         ("bonus", 2),
         ("bonus_mujoco", 2),
-        ("rates", 2),
+        ("rates", 4),
     ],
 )
 def test_a_figure_runs_and_draws(figure: str, loops: int, tmp_path: Path) -> None:
@@ -377,7 +377,8 @@ def test_a_figure_runs_and_draws(figure: str, loops: int, tmp_path: Path) -> Non
         **control.OTHERS,
         **{name: cls for name, (cls, _) in (control.OURS | control.MUTING).items()},
     }
-    arms = list({(classes[config.method], config.clipped): config for config in control.SWEEP[figure]}.values())
+    kinds = {(classes[arm.method], arm.clipped, type(arm)): arm for arm in control.SWEEP[figure]}
+    arms = list(kinds.values())
     assert len(arms) == loops
     experiment = dataclasses.replace(control.EXPERIMENT, sweep={figure: arms})
     harness.main(experiment, ["--smoke", "--seeds", "1", "--workers", "1", "--output", str(tmp_path)])
@@ -420,6 +421,7 @@ def test_results_are_judged_by_seeds_that_chose_no_setting(tmp_path: Path, capsy
     harness.main(experiment, ["--seeds", "3", "--workers", "1", "--output", str(tmp_path)])
     runs = records.Runs(tmp_path / "results" / "control.csv", sweep)
     assert runs.seeds(sweep[0]) == {10, 11, 12}
+    assert runs.below(11).seeds(sweep[0]) == {10}
     assert "PPO, RL-Zoo" + 35 * " " + "911 [910, 912], 3 seeds\n" in capsys.readouterr().out  # no DG to compare with
 
 

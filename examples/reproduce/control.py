@@ -15,7 +15,7 @@ known before (``control_tuning.py``). Each environment has a figure: the policy 
 else they have in common, beside methods of other packages with the best settings that their users publish. On MuJoCo
 ours have PPO's clip and ten passes over a rollout, so that the policy gradient is PPO, but for two arms with neither.
 ``aggregate``: all environments of MuJoCo together. ``bonus``, ``bonus_mujoco``: DG beside the entropy bonus that it
-holds (``control_bonus.py``). ``rates``: how large a learning rate may be (``control_rates.py``).
+holds (``control_bonus.py``). ``rates``: how large a step (``control_rates.py``).
 """
 
 import functools
@@ -162,6 +162,7 @@ def arms(task: Config) -> list[Config]:
     return [*others, *ours]
 
 
+RATES = {task.env: control_rates.arms(arms(task)) for task in control_rates.TASKS}
 SWEEP = {
     "levers": control_levers.SWEEP,
     "clip": control_levers.CLIP_SWEEP,
@@ -169,7 +170,7 @@ SWEEP = {
     "finals": control_tuning.FINALS,
     **{env.removeprefix("MinAtar/"): arms(task) for env, task in (MUJOCO | MINATAR).items()},
     "aggregate": [config for task in MUJOCO.values() for config in arms(task)],
-    "rates": [config for task in control_rates.TASKS for config in control_rates.arms(arms(task))],
+    "rates": [config for of_task in RATES.values() for config in of_task.values()],
     **{
         figure: [config for task in tasks for config in control_bonus.arms(arms(task))]
         for figure, tasks in control_bonus.TASKS.items()
@@ -195,6 +196,8 @@ def make_model(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
         cls = LessEntropyDG
     if config.clipped:
         own = {**own, "clip_range": 0.2}
+    if isinstance(config, control_rates.Limited):
+        own = {**own, "target_kl": config.target_kl}
     if config.reuse:
         cls, own = REUSING[config.method], {**own, "reuse": config.reuse}
     if config.per_dimension:
@@ -320,7 +323,7 @@ EXPERIMENT = harness.Experiment(
         "tuning": control_tuning.draw,
         "finals": control_tuning.draw_finals,
         "aggregate": aggregate,
-        "rates": control_rates.draw,
+        "rates": functools.partial(control_rates.draw, tasks=RATES),
         **dict.fromkeys(control_bonus.TASKS, functools.partial(control_bonus.draw, statistic=iqm)),
     },
     metrics=(*training.METRICS, *training.PACKAGES),

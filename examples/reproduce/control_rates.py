@@ -1,12 +1,12 @@
-"""Which learning rate in a million steps on MuJoCo: the same few for each method.
+"""How large a step in a million of them on MuJoCo: the same few learning rates for each method, and a limit.
 
 The settings were chosen in runs of 300k steps. Later the policy is narrower, so that a step of the same size moves it
 further, and PPO's clip does not hold that: on Ant at .0003 returns rise, and fall again. These runs have seeds of
-their own; what a rate that was chosen by them is worth, others say.
+their own; what a setting that was chosen by them is worth, others say.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import plotting
@@ -16,62 +16,80 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from records import Runs
 
+
+@dataclass(frozen=True)
+class Limited(Config):
+    """A run whose passes over a rollout end early."""
+
+    target_kl: float | None = None
+
+
 TASKS = [MUJOCO[f"{robot}-v5"] for robot in ("Ant", "HalfCheetah", "Hopper", "Walker2d")]
-RATES = (3e-5, 1e-4, 3e-4)
+STEPS: dict[str, dict[str, Any]] = {
+    ".00003": {"learning_rate": 3e-5},
+    ".0001": {"learning_rate": 1e-4},
+    ".0003": {"learning_rate": 3e-4},
+    ".0003, KL .02": {"learning_rate": 3e-4, "target_kl": 0.02},
+}
 METHODS = ("pg", "pg_entropy", "dg")
 LINES = {"pg": "--", "pg_entropy": ":", "dg": "-"}
 METRICS = {"deterministic": "mean actions", "sampled": "sampled actions"}
 
 
-def arms(known: list[Config]) -> list[Config]:
-    """Every method at every rate.
+def arms(known: list[Config]) -> dict[tuple[str, str], Config]:
+    """(step, method) -> config.
 
     :param known: arms of the task's own figure
     """
     of_method = {arm.method: arm for arm in known}
-    return [replace(of_method[method], learning_rate=rate) for rate in RATES for method in METHODS]
+    return {(step, method): change(of_method[method], **STEPS[step]) for step in STEPS for method in METHODS}
 
 
-def draw(runs: Runs) -> Figure:
-    """A column for each task: curves, and returns late in training for each way to act. Prints these."""
+def change(arm: Config, **changes: Any) -> Config:
+    return Limited(**(vars(arm) | changes)) if "target_kl" in changes else replace(arm, **changes)
+
+
+def draw(runs: Runs, tasks: dict[str, dict[tuple[str, str], Config]]) -> Figure:
+    """A column for each task: curves, and returns late in training for each way to act. Prints these.
+
+    :param tasks: environment -> its :func:`arms`
+    """
     runs = runs.below(FRESH_SEED)
-    envs = list(dict.fromkeys(config.env for config in runs.configs))
     rows = 1 + len(METRICS)
-    figure, panels = plotting.panels(rows * len(envs), width=4.0, height=3.2, rows=rows)
-    for place, env in enumerate(envs):
-        mine = [config for config in runs.configs if config.env == env]
-        draw_curves(panels[place], runs, mine)
-        panels[place].set(title=env, xlabel="million environment steps", ylabel="return, mean actions")
-        for row, (metric, acting) in enumerate(METRICS.items(), start=1):
-            axes = panels[row * len(envs) + place]
-            draw_late(axes, runs, mine, metric)
-            axes.set(xlabel="learning rate", ylabel=f"late return, {acting}")
+    figure, panels = plotting.panels(rows * len(tasks), width=4.0, height=3.2, rows=rows)
     curves: dict[str, Any] = {}  # of all tasks
-    for axes in panels[: len(envs)]:
+    for place, (env, configs) in enumerate(tasks.items()):
+        axes = panels[place]
+        draw_curves(axes, runs, configs)
+        axes.set(title=env, xlabel="million environment steps", ylabel="return, mean actions")
         lines, labels = axes.get_legend_handles_labels()
         curves |= dict(zip(labels, lines, strict=True))
-    figure.legend(curves.values(), curves.keys(), loc="outside lower center", ncols=len(RATES), handlelength=3)
+        for row, (metric, acting) in enumerate(METRICS.items(), start=1):
+            axes = panels[row * len(tasks) + place]
+            draw_late(axes, runs, configs, metric)
+            axes.set(xlabel="learning rate", ylabel=f"late return, {acting}")
+    figure.legend(curves.values(), curves.keys(), loc="outside lower center", ncols=len(STEPS), handlelength=3)
     return figure
 
 
-def draw_curves(axes: Axes, runs: Runs, configs: Sequence[Config]) -> None:
-    colours = dict(zip(RATES, plotting.shades(len(RATES)), strict=True))
-    for config in configs:
+def draw_curves(axes: Axes, runs: Runs, configs: dict[tuple[str, str], Config]) -> None:
+    colours = dict(zip(STEPS, plotting.shades(len(STEPS)), strict=True))
+    for (step, method), config in configs.items():
         steps, values = runs.get(config, "deterministic")
         if values.size:
-            rate = float(config.learning_rate)
-            label = f"{LABELS[config.method][0]}, learning rate {rate:g}"
-            style = {"color": colours[rate], "linestyle": LINES[config.method]}
-            plotting.band(axes, steps / 1e6, values, label, shaded=False, **style)
+            style = {"color": colours[step], "linestyle": LINES[method]}
+            plotting.band(axes, steps / 1e6, values, f"{LABELS[method][0]}, {step}", shaded=False, **style)
 
 
-def draw_late(axes: Axes, runs: Runs, configs: Sequence[Config], metric: str) -> None:
-    for method in METHODS:
-        scores = {float(each.learning_rate): runs.late(each, metric) for each in configs if each.method == method}
-        for rate, values in scores.items():
-            print(f"{configs[0].env:16} {metric:14} {LABELS[method][0]:32} {rate:<7g} {records.in_words(values)}")
+def draw_late(axes: Axes, runs: Runs, configs: dict[tuple[str, str], Config], metric: str) -> None:
+    for shift, method in zip((-0.15, 0, 0.15), METHODS, strict=True):
+        scores = [runs.late(configs[step, method], metric) for step in STEPS]
+        for step, values in zip(STEPS, scores, strict=True):
+            words = records.in_words(values)
+            print(f"{configs[step, method].env:16} {metric:14} {LABELS[method][0]:32} {step:14} {words}")
         name, colour, _ = LABELS[method]
-        plotting.points(axes, list(scores), list(scores.values()), name, color=colour, linestyle=LINES[method])
-    axes.set_xscale("log")
-    axes.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
-    axes.minorticks_off()
+        places: Sequence[float] = [place + shift for place in range(len(STEPS))]
+        inside = "white" if method == "pg_entropy" else colour
+        plotting.intervals(axes, places, scores, name, upright=True, color=colour, markerfacecolor=inside)
+    axes.set_xticks(range(len(STEPS)), list(STEPS))
+    axes.set_xlim(-0.5, len(STEPS) - 0.5)
