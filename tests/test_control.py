@@ -21,6 +21,7 @@ import control
 import control_bonus
 import control_confirmation
 import control_levers
+import control_rates
 import control_tasks
 import control_tuning
 import harness
@@ -368,7 +369,7 @@ def test_reuse_corrects_the_last_rollouts_and_trains_on_them_first(method: str) 
         ("Breakout-v1", 8),
         ("bonus", 2),
         ("bonus_mujoco", 2),
-        ("rates", 4),
+        ("slow", 6),
     ],
 )
 def test_a_figure_runs_and_draws(figure: str, loops: int, tmp_path: Path) -> None:
@@ -414,14 +415,13 @@ def test_the_aggregate_is_of_tasks_that_every_method_was_run_on(
 
 
 def test_results_are_judged_by_seeds_that_chose_no_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    chosen = control.SWEEP.keys() - {"levers", "clip", "tuning", "rates"}
+    chosen = control.SWEEP.keys() - {"levers", "clip", "tuning"}
     assert control.EXPERIMENT.first_seed == dict.fromkeys(chosen, control_tasks.FRESH_SEED)
     sweep = control.arms(control_tasks.MUJOCO["Hopper-v5"])[:1]
     experiment = dataclasses.replace(control.EXPERIMENT, sweep={"Hopper-v5": sweep}, run=made_up)
     harness.main(experiment, ["--seeds", "3", "--workers", "1", "--output", str(tmp_path)])
     runs = records.Runs(tmp_path / "results" / "control.csv", sweep)
     assert runs.seeds(sweep[0]) == {10, 11, 12}
-    assert runs.below(11).seeds(sweep[0]) == {10}
     assert "PPO, RL-Zoo" + 35 * " " + "911 [910, 912], 3 seeds\n" in capsys.readouterr().out  # no DG to compare with
 
 
@@ -429,6 +429,24 @@ def test_the_confirmation_is_on_seeds_that_chose_nothing() -> None:
     rows = records.read_rows(harness.HERE / "results" / "control.csv")
     assert max(int(row["seed"]) for row in rows) < control_confirmation.FIRST_SEED
     assert control_confirmation.EXPERIMENT.first_seed == {"mujoco": control_confirmation.FIRST_SEED}
+
+
+def test_a_learning_rate_is_chosen_on_seeds_that_judge_nothing() -> None:
+    rows = records.read_rows(harness.HERE / "results" / "control_rates.csv")
+    assert {int(row["seed"]) for row in rows} == {0, 1}
+    slow = {records.run_name(arm) for arm in control.SWEEP["slow"]}
+    judged = {
+        int(row["seed"]) for row in records.read_rows(harness.HERE / "results" / "control.csv") if row["run"] in slow
+    }
+    assert min(judged) == control_tasks.FRESH_SEED
+
+
+def test_a_limit_on_the_divergence_reaches_the_algorithm() -> None:
+    limited, free = (control_rates.ARMS["Hopper-v5"][step, "dg"] for step in (".0003, KL .02", ".0003"))
+    env = make_vec_env("Hopper-v5", limited.n_envs)
+    models: list[Any] = [control_rates.make_model(config, env, 0) for config in (limited, free)]
+    assert [model.target_kl for model in models] == [0.02, None]
+    assert dataclasses.asdict(limited) == dataclasses.asdict(free) | {"target_kl": 0.02}
 
 
 def test_scores_are_means_of_the_last_three_evaluations(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ import algorithms
 import bandit
 import control
 import control_confirmation
+import control_rates
 import gates
 import harness
 import implicit_bonus
@@ -40,7 +41,7 @@ from sb3_delight import KondoDG, PolicyGradient
 
 SCRIPTS = [
     *(tabular, bandit, mnist, token_reversal, temperature, gates, algorithms, implicit_bonus),
-    control_confirmation,
+    *(control_confirmation, control_rates),
 ]
 
 

@@ -7,7 +7,7 @@
     python examples/reproduce/control.py --figure HalfCheetah-v5
     python examples/reproduce/control.py --figure bonus
     python examples/reproduce/control.py --figure bonus_mujoco
-    python examples/reproduce/control.py --figure rates --seeds 2
+    python examples/reproduce/control.py --figure slow
 
 ``levers``: what might lift an on-policy method, one change at a time; ``clip``: the gate under PPO's clip
 (``control_levers.py``). ``tuning``, ``finals``: equal budgets on three tasks, and what they found beside the settings
@@ -15,7 +15,8 @@ known before (``control_tuning.py``). Each environment has a figure: the policy 
 else they have in common, beside methods of other packages with the best settings that their users publish. On MuJoCo
 ours have PPO's clip and ten passes over a rollout, so that the policy gradient is PPO, but for two arms with neither.
 ``aggregate``: all environments of MuJoCo together. ``bonus``, ``bonus_mujoco``: DG beside the entropy bonus that it
-holds (``control_bonus.py``). ``rates``: how large a step (``control_rates.py``).
+holds (``control_bonus.py``). ``slow``: smaller steps on MuJoCo
+(``control_slow.py``).
 """
 
 import functools
@@ -26,7 +27,7 @@ from typing import Any
 
 import control_bonus
 import control_levers
-import control_rates
+import control_slow
 import control_tuning
 import harness
 import numpy as np
@@ -162,7 +163,6 @@ def arms(task: Config) -> list[Config]:
     return [*others, *ours]
 
 
-RATES = {task.env: control_rates.arms(arms(task)) for task in control_rates.TASKS}
 SWEEP = {
     "levers": control_levers.SWEEP,
     "clip": control_levers.CLIP_SWEEP,
@@ -170,7 +170,7 @@ SWEEP = {
     "finals": control_tuning.FINALS,
     **{env.removeprefix("MinAtar/"): arms(task) for env, task in (MUJOCO | MINATAR).items()},
     "aggregate": [config for task in MUJOCO.values() for config in arms(task)],
-    "rates": [config for of_task in RATES.values() for config in of_task.values()],
+    "slow": [config for task in control_slow.TASKS for config in control_slow.arms(arms(task))],
     **{
         figure: [config for task in tasks for config in control_bonus.arms(arms(task))]
         for figure, tasks in control_bonus.TASKS.items()
@@ -196,8 +196,6 @@ def make_model(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
         cls = LessEntropyDG
     if config.clipped:
         own = {**own, "clip_range": 0.2}
-    if isinstance(config, control_rates.Limited):
-        own = {**own, "target_kl": config.target_kl}
     if config.reuse:
         cls, own = REUSING[config.method], {**own, "reuse": config.reuse}
     if config.per_dimension:
@@ -323,7 +321,12 @@ EXPERIMENT = harness.Experiment(
         "tuning": control_tuning.draw,
         "finals": control_tuning.draw_finals,
         "aggregate": aggregate,
-        "rates": functools.partial(control_rates.draw, tasks=RATES),
+        "slow": functools.partial(
+            control_slow.draw,
+            known={task.env: arms(task) for task in control_slow.TASKS},
+            statistic=iqm,
+            improvements=improvements,
+        ),
         **dict.fromkeys(control_bonus.TASKS, functools.partial(control_bonus.draw, statistic=iqm)),
     },
     metrics=(*training.METRICS, *training.PACKAGES),
@@ -331,7 +334,7 @@ EXPERIMENT = harness.Experiment(
     seeds_per_job=1,
     smoke={"updates": 2048, "evaluations": 1},  # one rollout
     summary={"deterministic": iqm, "sampled": iqm, "training_seconds": np.mean},
-    first_seed=dict.fromkeys(SWEEP.keys() - {"levers", "clip", "tuning", "rates"}, FRESH_SEED),
+    first_seed=dict.fromkeys(SWEEP.keys() - {"levers", "clip", "tuning"}, FRESH_SEED),
 )
 
 if __name__ == "__main__":

@@ -1,20 +1,27 @@
 """How large a step in a million of them on MuJoCo: the same few learning rates for each method, and a limit.
 
+    python examples/reproduce/control_rates.py [--figure mujoco] [--seeds 2] [--workers 2] [--plot-only]
+
 The settings were chosen in runs of 300k steps. Later the policy is narrower, so that a step of the same size moves it
-further, and PPO's clip does not hold that: on Ant at .0003 returns rise, and fall again. These runs have seeds of
-their own; what a setting that was chosen by them is worth, others say.
+further, and PPO's clip does not hold that: on Ant at .0003 returns rise, and fall again. These seeds choose; what the
+chosen rate is worth, others say (``control.py --figure slow``). So rows are in a file of their own.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import control
+import harness
 import plotting
 import records
-from control_tasks import FRESH_SEED, LABELS, MUJOCO, Config
+import training
+from control_tasks import LABELS, MUJOCO, Config
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from records import Runs
+from records import Row, Runs
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
 
 @dataclass(frozen=True)
@@ -49,23 +56,33 @@ def change(arm: Config, **changes: Any) -> Config:
     return Limited(**(vars(arm) | changes)) if "target_kl" in changes else replace(arm, **changes)
 
 
-def draw(runs: Runs, tasks: dict[str, dict[tuple[str, str], Config]]) -> Figure:
-    """A column for each task: curves, and returns late in training for each way to act. Prints these.
+ARMS = {task.env: arms(control.arms(task)) for task in TASKS}
 
-    :param tasks: environment -> its :func:`arms`
-    """
-    runs = runs.below(FRESH_SEED)
+
+def make_model(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
+    model: Any = control.make_model(config, env, seed)
+    if isinstance(config, Limited):
+        model.target_kl = config.target_kl
+    return model  # type: ignore[no-any-return]
+
+
+def run(config: Config, seeds: list[int]) -> list[Row]:
+    return training.run(make_model, config, seeds, evaluations=config.evaluations)
+
+
+def draw(runs: Runs) -> Figure:
+    """A column for each task: curves, and returns late in training for each way to act. Prints these."""
     rows = 1 + len(METRICS)
-    figure, panels = plotting.panels(rows * len(tasks), width=4.0, height=3.2, rows=rows)
+    figure, panels = plotting.panels(rows * len(ARMS), width=4.0, height=3.2, rows=rows)
     curves: dict[str, Any] = {}  # of all tasks
-    for place, (env, configs) in enumerate(tasks.items()):
+    for place, (env, configs) in enumerate(ARMS.items()):
         axes = panels[place]
         draw_curves(axes, runs, configs)
         axes.set(title=env, xlabel="million environment steps", ylabel="return, mean actions")
         lines, labels = axes.get_legend_handles_labels()
         curves |= dict(zip(labels, lines, strict=True))
         for row, (metric, acting) in enumerate(METRICS.items(), start=1):
-            axes = panels[row * len(tasks) + place]
+            axes = panels[row * len(ARMS) + place]
             draw_late(axes, runs, configs, metric)
             axes.set(xlabel="learning rate", ylabel=f"late return, {acting}")
     figure.legend(curves.values(), curves.keys(), loc="outside lower center", ncols=len(STEPS), handlelength=3)
@@ -93,3 +110,19 @@ def draw_late(axes: Axes, runs: Runs, configs: dict[tuple[str, str], Config], me
         plotting.intervals(axes, places, scores, name, upright=True, color=colour, markerfacecolor=inside)
     axes.set_xticks(range(len(STEPS)), list(STEPS))
     axes.set_xlim(-0.5, len(STEPS) - 0.5)
+
+
+EXPERIMENT = harness.Experiment(
+    name="control_rates",
+    sweep={"mujoco": [config for of_task in ARMS.values() for config in of_task.values()]},
+    run=run,
+    figures={"mujoco": draw},
+    metrics=control.EXPERIMENT.metrics,
+    seeds=2,
+    seeds_per_job=1,
+    smoke=control.EXPERIMENT.smoke,
+    summary=control.EXPERIMENT.summary,
+)
+
+if __name__ == "__main__":
+    harness.main(EXPERIMENT)

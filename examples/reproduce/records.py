@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import hashlib
 import io
-import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -72,22 +71,17 @@ def append_rows(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None
 class Runs:
     """Metrics per config, read from the CSV. Rows of configs that the sweep no longer holds are ignored."""
 
-    def __init__(self, path: Path, configs: Sequence[Any], below: float = math.inf) -> None:
-        self.path, self.configs = path, list(configs)
+    def __init__(self, path: Path, configs: Sequence[Any]) -> None:
+        self.configs = list(configs)
         self._rows: dict[str, dict[int, list[Row]]] = {}
         for row in read_rows(path):
-            seed = int(row["seed"])
-            rows = self._rows.setdefault(row["run"], {}).setdefault(seed, []) if seed < below else []
+            rows = self._rows.setdefault(row["run"], {}).setdefault(int(row["seed"]), [])
             if not rows or rows[-1]["left"] != "0":  # two commands at once may both have computed a run: one is enough
                 rows.append(row)
         self._rows = {  # without what is being written, or was left unfinished
             run: {seed: rows for seed, rows in by_seed.items() if rows[-1]["left"] == "0"}
             for run, by_seed in self._rows.items()
         }
-
-    def below(self, seed: int) -> "Runs":
-        """The same, of the seeds below this one alone."""
-        return Runs(self.path, self.configs, seed)
 
     def get(self, config: Any, metric: str) -> tuple[Array, Array]:
         """:return: steps ``[P]`` and values ``[seeds, P]``; no seeds, ``[0, 0]``, if the config was not run"""
