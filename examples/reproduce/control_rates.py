@@ -85,6 +85,8 @@ def draw(runs: Runs) -> Figure:
             axes = panels[row * len(ARMS) + place]
             draw_late(axes, runs, configs, metric)
             axes.set(xlabel="learning rate", ylabel=f"late return, {acting}")
+    seeds = records.extent([len(runs.seeds(config)) for config in runs.configs if runs.seeds(config)])
+    figure.suptitle(f"a million steps, {seeds} seeds: mean and 95 % interval")
     figure.legend(curves.values(), curves.keys(), loc="outside lower center", ncols=len(STEPS), handlelength=3)
     return figure
 
@@ -99,17 +101,20 @@ def draw_curves(axes: Axes, runs: Runs, configs: dict[tuple[str, str], Config]) 
 
 
 def draw_late(axes: Axes, runs: Runs, configs: dict[tuple[str, str], Config], metric: str) -> None:
+    ran = [step for step in STEPS if any(runs.seeds(configs[step, method]) for method in METHODS)]
     for shift, method in zip((-0.15, 0, 0.15), METHODS, strict=True):
-        scores = [runs.late(configs[step, method], metric) for step in STEPS]
-        for step, values in zip(STEPS, scores, strict=True):
+        scores = [runs.late(configs[step, method], metric) for step in ran]
+        for step, values in zip(ran, scores, strict=True):
             words = records.in_words(values)
             print(f"{configs[step, method].env:16} {metric:14} {LABELS[method][0]:32} {step:14} {words}")
         name, colour, _ = LABELS[method]
-        places: Sequence[float] = [place + shift for place in range(len(STEPS))]
+        places: Sequence[float] = [place + shift for place in range(len(ran))]
         inside = "white" if method == "pg_entropy" else colour
         plotting.intervals(axes, places, scores, name, upright=True, color=colour, markerfacecolor=inside)
-    axes.set_xticks(range(len(STEPS)), list(STEPS))
-    axes.set_xlim(-0.5, len(STEPS) - 0.5)
+    axes.set_xticks(range(len(ran)), ran)
+    axes.set_xlim(-0.5, max(len(ran), 1) - 0.5)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    plotting.legend(axes, fontsize=7, loc="lower right")
 
 
 EXPERIMENT = harness.Experiment(
