@@ -49,7 +49,7 @@ def draw(
             plotting.intervals(axes, [place - 0.12 * ours], [values], statistic=statistic, color=colour)
             hollow = {"color": colour, "markerfacecolor": "white", "alpha": 0.5}
             plotting.intervals(axes, [place + 0.12], [faster], None, False, statistic, **hollow)
-            seeds.append(len(values))
+            seeds += [len(values)] * bool(len(values))
         axes.set(title=env, xlabel="return, mean actions")
         plotting.line_each(axes, [LABELS[method][0] for method in late], named=axes is panels[0])
     title = f"{records.extent(seeds)} seeds; ours at a learning rate of {RATE:g}, hollow: of .0003"
