@@ -104,7 +104,7 @@ def test_how_far_the_policy_has_moved_is_logged() -> None:
     model = PPO("MlpPolicy", "CartPole-v1", device="cpu", n_steps=8)
     batch: Any = type("Batch", (), {"advantages": torch.ones(4), "old_log_prob": torch.zeros(4)})
     ratios = torch.tensor([1.5, 1.1, 0.9, 0.5])
-    model._clip(torch.ones(4), ratios.log(), batch)
+    assert not model._is_beyond_target_kl(ratios.log(), batch)
     assert model._metrics["clip_fraction"][-1] == 0.5
     torch.testing.assert_close(model._metrics["approx_kl"][-1], (ratios - 1 - ratios.log()).mean())
 

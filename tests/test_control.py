@@ -107,7 +107,8 @@ def test_methods_of_ours_share_every_setting(env: str) -> None:
 def test_dg_is_trained_with_the_settings_that_are_packaged() -> None:
     blocks = control.zoo_config("dg")
     for env, task in (control_tasks.MUJOCO | control_tasks.MINATAR).items():
-        (arm,) = (arm for arm in control.arms(task) if arm.method == "dg")
+        known = control.SWEEP["slow"] if env == "Ant-v5" else control.arms(task)  # which takes a smaller learning rate
+        (arm,) = (arm for arm in known if (arm.env, arm.method) == (env, "dg"))
         model: Any = control.make_model(dataclasses.replace(arm, cnn=False), make_vec_env("Pendulum-v1", arm.n_envs), 0)
         block = {key: value for key, value in blocks[env].items() if key != "policy"}
         assert block.pop("normalize", False) == arm.normalize_env
