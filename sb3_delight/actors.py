@@ -15,7 +15,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_delight.arguments import is_whole, require
 from sb3_delight.buffers import map_observations
-from sb3_delight.env_copies import CopyError, EnvCopy, EnvMaker, check_maker
+from sb3_delight.env_copies import CopyError, EnvCopy, EnvMaker, check_maker, closed_on_error
 from sb3_delight.frictions import Friction, as_frictions
 from sb3_delight.normalization import load_statistics, take_increments, track_increments
 from sb3_delight.policy_gradient import PolicyGradient
@@ -90,11 +90,8 @@ class Actor:
         generators = [torch.Generator().manual_seed(_derived_seed(seed, 1 + i)) for i in range(len(spec.frictions))]
         attached = list(zip(spec.frictions, generators, strict=True))
         env = spec.env.make([partial(friction.wrap_env, generator=own) for friction, own in attached])
-        try:
+        with closed_on_error(env):
             self.algorithm = PolicyGradient(spec.policy_class, env, seed=seed, device="cpu", **spec.arguments)
-        except BaseException:
-            env.close()
-            raise
         self.algorithm.num_timesteps = spec.num_timesteps
         for friction, own in attached:
             friction.wrap_policy(self.algorithm.policy, own)

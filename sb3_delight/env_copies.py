@@ -4,6 +4,7 @@ import copy
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -28,13 +29,23 @@ from stable_baselines3.common.vec_env import (
 
 from sb3_delight.arguments import require
 
-__all__ = ["CopyError", "EnvCopy", "EnvMaker", "check_maker"]
+__all__ = ["CopyError", "EnvCopy", "EnvMaker", "check_maker", "closed_on_error"]
 
 EnvMaker: TypeAlias = Callable[[], gym.Env[Any, Any] | VecEnv]
 
 
 class CopyError(ValueError):
     """An actor's copy, of the environment or the policy, is not what the learner has: to try again would not help."""
+
+
+@contextmanager
+def closed_on_error(env: VecEnv) -> Iterator[None]:
+    """For one that nobody else would close yet."""
+    try:
+        yield
+    except BaseException:
+        env.close()
+        raise
 
 
 def check_maker(env_fn: Any) -> None:
@@ -90,8 +101,7 @@ class EnvCopy:
                 if env_fn is None:
                     raise _cannot(f"its wrapper {foreign} cannot be made again from a specification")
             inner = inner.venv
-        monitored = _is_wrapped(inner, Monitor)
-        if not vec_monitor and monitored and all(monitored):
+        if not vec_monitor and (monitored := _is_wrapped(inner, Monitor)) and all(monitored):
             keywords = inner.get_attr("info_keywords")[0]
         return cls(
             source=env_fn or _specifications(inner),
@@ -119,27 +129,21 @@ class EnvCopy:
         :raises CopyError: a ``ValueError``: if it is of another kind, size or other spaces than the learner's
         """
         env = self._innermost()
-        try:
-            return self._wrapped(env, inside)
-        except BaseException:
-            env.close()
-            raise
-
-    def _wrapped(self, env: VecEnv, inside: Sequence[Callable[[VecEnv], VecEnv]]) -> VecEnv:
-        self._check_innermost(env)
-        for wrap in inside:
-            env = wrap(env)
-        for wrapper in self.wrappers:
-            if isinstance(wrapper, bytes):
-                normalize: VecNormalize = pickle.loads(wrapper)
-                normalize.set_venv(env)
-                env = normalize
-            elif not is_vecenv_wrapped(env, VecTransposeImage):
-                env = VecTransposeImage(env)
-        try:
-            check_for_correct_spaces(env, self.observation_space, self.action_space)
-        except ValueError as error:
-            raise CopyError(str(error)) from error
+        with closed_on_error(env):
+            self._check_innermost(env)
+            for wrap in inside:
+                env = wrap(env)
+            for wrapper in self.wrappers:
+                if isinstance(wrapper, bytes):
+                    normalize: VecNormalize = pickle.loads(wrapper)
+                    normalize.set_venv(env)
+                    env = normalize
+                elif not is_vecenv_wrapped(env, VecTransposeImage):
+                    env = VecTransposeImage(env)
+            try:
+                check_for_correct_spaces(env, self.observation_space, self.action_space)
+            except ValueError as error:
+                raise CopyError(str(error)) from error
         return env
 
     def _innermost(self) -> VecEnv:
@@ -207,7 +211,7 @@ def _unwrap(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
 
 
 def _names(layers: Iterable[str]) -> tuple[str, ...]:
-    """Less those that neither change what an agent sees nor are always remade."""
+    """Less those that change nothing for an agent."""
     return tuple(name for name in layers if name not in ("Monitor", "PassiveEnvChecker", "OrderEnforcing"))
 
 

@@ -379,8 +379,7 @@ def test_a_figure_runs_and_draws(figure: str, loops: int, tmp_path: Path) -> Non
         **control.OTHERS,
         **{name: cls for name, (cls, _) in (control.OURS | control.MUTING).items()},
     }
-    kinds = {(classes[arm.method], arm.clipped, type(arm)): arm for arm in control.SWEEP[figure]}
-    arms = list(kinds.values())
+    arms = list({(classes[config.method], config.clipped): config for config in control.SWEEP[figure]}.values())
     assert len(arms) == loops
     experiment = dataclasses.replace(control.EXPERIMENT, sweep={figure: arms})
     harness.main(experiment, ["--smoke", "--seeds", "1", "--workers", "1", "--output", str(tmp_path)])

@@ -15,8 +15,7 @@ known before (``control_tuning.py``). Each environment has a figure: the policy 
 else they have in common, beside methods of other packages with the best settings that their users publish. On MuJoCo
 ours have PPO's clip and ten passes over a rollout, so that the policy gradient is PPO, but for two arms with neither.
 ``aggregate``: all environments of MuJoCo together. ``bonus``, ``bonus_mujoco``: DG beside the entropy bonus that it
-holds (``control_bonus.py``). ``slow``: smaller steps on MuJoCo
-(``control_slow.py``).
+holds (``control_bonus.py``). ``slow``: smaller steps (``control_slow.py``).
 """
 
 import functools
@@ -281,7 +280,7 @@ def curves(runs: Runs) -> Figure:
     panels[1].set(xlabel="seconds of one core, without evaluation", xscale="log")
     panels[2].set(xlabel="mean of the last three evaluations")
     plotting.line_each(panels[2], [label(config) for config in done])
-    seeds = records.extent([len(returns) for returns in late.values()])
+    seeds = runs.seed_counts()
     title = f"{runs.configs[0].env}, {seeds} seeds: interquartile mean and, of solid lines, its 95 % interval"
     figure.suptitle(title)
     plotting.legend_below(figure, panels[0], 4)
@@ -321,12 +320,7 @@ EXPERIMENT = harness.Experiment(
         "tuning": control_tuning.draw,
         "finals": control_tuning.draw_finals,
         "aggregate": aggregate,
-        "slow": functools.partial(
-            control_slow.draw,
-            known={task.env: arms(task) for task in control_slow.TASKS},
-            statistic=iqm,
-            improvements=improvements,
-        ),
+        "slow": functools.partial(control_slow.draw, statistic=iqm, improvements=improvements),
         **dict.fromkeys(control_bonus.TASKS, functools.partial(control_bonus.draw, statistic=iqm)),
     },
     metrics=(*training.METRICS, *training.PACKAGES),

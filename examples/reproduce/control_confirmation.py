@@ -7,6 +7,7 @@ policy gradient without a bonus was not chosen there, so its results stand.) Row
 figure would take them for more of its own seeds.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import control
@@ -67,16 +68,11 @@ def stacked(of_tasks: list[dict[str, Array]], method: str) -> Array:
     return np.stack([task[method] for task in of_tasks], axis=1)
 
 
-EXPERIMENT = harness.Experiment(
+EXPERIMENT = replace(
+    control.EXPERIMENT,
     name="control_confirmation",
     sweep={"mujoco": [arm for arm in control.SWEEP["bonus_mujoco"] if chosen(arm)]},
-    run=control.run,
     figures={"mujoco": draw},
-    metrics=control.EXPERIMENT.metrics,
-    seeds=5,
-    seeds_per_job=1,
-    smoke=control.EXPERIMENT.smoke,
-    summary=control.EXPERIMENT.summary,
     first_seed={"mujoco": FIRST_SEED},
 )
 

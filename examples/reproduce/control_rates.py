@@ -7,7 +7,6 @@ further, and PPO's clip does not hold that: on Ant at .0003 returns rise, and fa
 chosen rate is worth, others say (``control.py --figure slow``). So rows are in a file of their own.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,12 +42,9 @@ LINES = {"pg": "--", "pg_entropy": ":", "dg": "-"}
 METRICS = {"deterministic": "mean actions", "sampled": "sampled actions"}
 
 
-def arms(known: list[Config]) -> dict[tuple[str, str], Config]:
-    """(step, method) -> config.
-
-    :param known: arms of the task's own figure
-    """
-    of_method = {arm.method: arm for arm in known}
+def arms(task: Config) -> dict[tuple[str, str], Config]:
+    """(step, method) -> config: of the task's own figure, but for the step."""
+    of_method = {arm.method: arm for arm in control.arms(task)}
     return {(step, method): change(of_method[method], **STEPS[step]) for step in STEPS for method in METHODS}
 
 
@@ -56,7 +52,7 @@ def change(arm: Config, **changes: Any) -> Config:
     return Limited(**(vars(arm) | changes)) if "target_kl" in changes else replace(arm, **changes)
 
 
-ARMS = {task.env: arms(control.arms(task)) for task in TASKS}
+ARMS = {task.env: arms(task) for task in TASKS}
 
 
 def make_model(config: Config, env: VecEnv, seed: int) -> OnPolicyAlgorithm:
@@ -85,8 +81,7 @@ def draw(runs: Runs) -> Figure:
             axes = panels[row * len(ARMS) + place]
             draw_late(axes, runs, configs, metric)
             axes.set(xlabel="learning rate", ylabel=f"late return, {acting}")
-    seeds = records.extent([len(runs.seeds(config)) for config in runs.configs if runs.seeds(config)])
-    figure.suptitle(f"a million steps, {seeds} seeds: mean and 95 % interval")
+    figure.suptitle(f"a million steps, {runs.seed_counts()} seeds: mean and 95 % interval")
     figure.legend(curves.values(), curves.keys(), loc="outside lower center", ncols=len(STEPS), handlelength=3)
     return figure
 
@@ -108,7 +103,7 @@ def draw_late(axes: Axes, runs: Runs, configs: dict[tuple[str, str], Config], me
             words = records.in_words(values)
             print(f"{configs[step, method].env:16} {metric:14} {LABELS[method][0]:32} {step:14} {words}")
         name, colour, _ = LABELS[method]
-        places: Sequence[float] = [place + shift for place in range(len(ran))]
+        places = [place + shift for place in range(len(ran))]
         inside = "white" if method == "pg_entropy" else colour
         plotting.intervals(axes, places, scores, name, upright=True, color=colour, markerfacecolor=inside)
     axes.set_xticks(range(len(ran)), ran)
@@ -117,16 +112,14 @@ def draw_late(axes: Axes, runs: Runs, configs: dict[tuple[str, str], Config], me
     plotting.legend(axes, fontsize=7, loc="lower right")
 
 
-EXPERIMENT = harness.Experiment(
+EXPERIMENT = replace(
+    control.EXPERIMENT,
     name="control_rates",
     sweep={"mujoco": [config for of_task in ARMS.values() for config in of_task.values()]},
     run=run,
     figures={"mujoco": draw},
-    metrics=control.EXPERIMENT.metrics,
     seeds=2,
-    seeds_per_job=1,
-    smoke=control.EXPERIMENT.smoke,
-    summary=control.EXPERIMENT.summary,
+    first_seed={},
 )
 
 if __name__ == "__main__":

@@ -109,6 +109,10 @@ class Runs:
         """Of which the CSV holds the run."""
         return set(self._rows.get(run_name(config), {}))
 
+    def seed_counts(self) -> str:
+        """Of those of the figure's configs that were run: ``"5"``, or ``"3-5"``."""
+        return extent([len(self.seeds(config)) for config in self.configs if self.seeds(config)])
+
     def seconds(self) -> list[float]:
         """Of one core, for every run of the figure's configs."""
         seeds = [self._rows.get(name, {}) for name in {run_name(config) for config in self.configs}]
